@@ -1,0 +1,38 @@
+# Two commands do everything: `make demo` and `make test`. Both create .venv first, and are safe to repeat.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint types check clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## the package and everything the tests need, in .venv
+
+$(VENV)/.installed: pyproject.toml
+	@echo "creating $(VENV) and installing segtrans (PyTorch is large: this takes some minutes the first time)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segtrans needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[hf,dev]'
+	@# Both libraries only serve to compare results; what they ask for is old and unused by the attacks compared.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 cospgd==0.1.3
+	@touch $@
+
+demo: setup ## the main job on embedded photographs and models, offline
+	$(BIN)/segtrans demo --out runs/demo
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## pyright, strict
+	$(BIN)/pyright
+
+check: lint types test ## everything that CI runs
+
+clean: ## remove what was made
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,3 @@
+"""How well do adversarial examples transfer between semantic segmentation models?"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,67 @@
+"""A folder of images of your own, with or without masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segtrans.data.base import VOID, Dataset, Item, colours, identity_values, listed, paired
+from segtrans.errors import DataError, UsageError
+
+
+def folder(root: Path, masks: Path | None = None, classes: int | None = None, side: int | None = None) -> Dataset:
+    """Images in ``root/images``, or directly in ``root`` if there is no such subfolder.
+
+    Without masks the labels are None, and what a model predicts on the clean image is its reference.
+
+    Args:
+        root: the folder.
+        masks: folder of single-channel or palette masks of class ids, 255 = void, each with its image's name;
+            ``root/masks`` if that exists.
+        classes: number of classes; may be left out if ``root/classes.txt`` holds one class name per line.
+        side: images with a longer side are shrunk to this.
+    """
+    images = root / "images" if (root / "images").is_dir() else root
+    if masks is None and (root / "masks").is_dir():
+        masks = root / "masks"
+    items = paired(images, masks)
+    name = root.resolve().name
+    if masks is None:
+        if classes is not None:
+            raise UsageError(f"{root}: classes={classes} but no masks; expected masks=PATH or {root / 'masks'}")
+        return Dataset(name=name, items=items, max_side=side)
+    names = _class_names(root / "classes.txt", classes)
+    return Dataset(
+        name=name,
+        items=items,
+        classes=names,
+        palette=colours(len(names)),
+        values=identity_values(len(names)),
+        max_side=side,
+    )
+
+
+def _class_names(path: Path, count: int | None) -> tuple[str, ...]:
+    if path.is_file():
+        names = tuple(listed(path))
+        if count not in (None, len(names)):
+            raise UsageError(f"{path}: {len(names)} class names, but classes={count}")
+    elif count is None:
+        raise UsageError(
+            f"{path.parent}: masks need their number of classes; expected classes=N or one name per line in {path}"
+        )
+    else:
+        names = tuple(f"class {c}" for c in range(count))
+    if not 1 <= len(names) <= VOID:
+        raise UsageError(f"{path.parent}: {len(names)} classes; allowed are 1 to {VOID}")
+    return names
+
+
+def files(paths: Sequence[Path]) -> Dataset:
+    """Single photographs without masks, named by their stems.
+
+    Raises:
+        DataError: a file that is not there, or two of the same stem.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    return Dataset(name="images", items=tuple(Item(path.stem, path, None) for path in paths))

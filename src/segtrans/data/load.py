@@ -1,0 +1,82 @@
+"""Data sets by name: ``voc:PATH?split=train`` and the like."""
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, get_args
+
+from segtrans.data.ade20k import ade20k
+from segtrans.data.base import Dataset
+from segtrans.data.camvid import camvid
+from segtrans.data.cityscapes import cityscapes
+from segtrans.data.folder import folder
+from segtrans.data.photos import photos
+from segtrans.data.voc import voc
+from segtrans.errors import UsageError, unknown
+
+READERS: dict[str, Callable[..., Dataset]] = {
+    "ade20k": ade20k,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+    "folder": folder,
+    "photos": photos,
+    "voc": voc,
+}
+"""A reader takes ``root`` (unless it needs no folder) and options typed ``str``, ``int`` or ``Path``, each or None."""
+
+
+def load_data(spec: str) -> Dataset:
+    """The data set that ``spec`` spells: ``SOURCE:PATH``, then options as ``?KEY=VALUE&KEY=VALUE``.
+
+    ========================  ==============================================================
+    ``voc:PATH``              PASCAL VOC 2012, ``split=val``
+    ``cityscapes:PATH``       Cityscapes, ``split=val``
+    ``camvid:PATH``           CamVid in the SegNet layout, ``split=test``
+    ``ade20k:PATH``           ADE20K scene parsing, ``split=validation``
+    ``folder:PATH``           your own images; ``masks=PATH``, ``classes=N``, ``side=N``
+    ``photos``                six photographs that need no download; ``side=288``
+    ========================  ==============================================================
+
+    Paths are taken literally, apart from a leading ``~``; one that contains ``?`` or ``&`` cannot be spelled here.
+
+    Raises:
+        UsageError: an unknown source or option, or a value of the wrong type.
+        DataError: the folder does not hold what its source expects.
+    """
+    head, _, query = spec.partition("?")
+    source, _, path = head.partition(":")
+    if source not in READERS:
+        raise unknown("data set", source, READERS)
+    options = dict(signature(READERS[source], eval_str=True).parameters)
+    roots: list[Path] = []
+    if options.pop("root", None) is not None:
+        if not path:
+            raise UsageError(f"data set {source!r} needs a folder: {source}:PATH")
+        roots.append(Path(path).expanduser())
+    elif path:
+        raise UsageError(f"data set {source!r} takes no path, got {path!r}")
+    values: dict[str, Any] = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, text = pair.partition("=")
+        if key not in options:
+            raise unknown(f"option of data set {source!r}", key, options)
+        if key in values:
+            raise UsageError(f"option {key!r} of data set {source!r} is given twice")
+        if not equals or not text:
+            raise UsageError(f"option {key!r} of data set {source!r} has no value; expected {key}=VALUE")
+        values[key] = _typed(source, options[key], text)
+    return READERS[source](*roots, **values)
+
+
+def _typed(source: str, option: Parameter, text: str) -> str | int | Path:
+    kinds = get_args(option.annotation) or (option.annotation,)
+    if Path in kinds:
+        return Path(text).expanduser()
+    if int not in kinds:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(
+            f"option {option.name!r} of data set {source!r} is {text!r}; expected a whole number"
+        ) from None

@@ -1,0 +1,61 @@
+"""Every error a user can cause, with the exit code the command line gives it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SegtransError(Exception):
+    """Base of all errors raised on purpose; the message is one sentence that names the culprit."""
+
+    exit_code = 1
+
+
+class UsageError(SegtransError, ValueError):
+    """An argument, a name or a configuration value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(SegtransError):
+    """A file that is missing, unreadable or not what its place says."""
+
+    exit_code = 4
+
+
+class MissingError(SegtransError):
+    """An optional dependency, a device or weights that are not on this machine."""
+
+    exit_code = 4
+
+
+class ModelError(SegtransError):
+    """A model that returns something a segmentation model may not return."""
+
+    exit_code = 2
+
+
+class NonFiniteError(SegtransError):
+    """A model returned NaN or infinite logits for some images; ``indices`` are their places in the batch."""
+
+    exit_code = 3
+
+    def __init__(self, indices: Iterable[int]) -> None:
+        self.indices = tuple(indices)
+        places = ", ".join(map(str, self.indices))
+        super().__init__(
+            f"the model returned NaN or infinite logits for image(s) {places} of the batch; they were left as they were"
+        )
+
+
+def check_whole(what: str, value: object, least: int) -> None:
+    """UsageError unless ``value`` is a whole number (2.0 and True are not) of at least ``least``."""
+    if type(value) is not int or value < least:
+        raise UsageError(f"{what} is {value!r}; allowed are whole numbers from {least}")
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
+    """A did-you-mean error for ``name``, which is not among the ``allowed`` names."""
+    names = sorted(allowed)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

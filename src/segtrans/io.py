@@ -1,0 +1,143 @@
+"""Images, masks and small files on disk: strict readers, atomic writers."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from segtrans.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+# Pillow goes by a file's content, not by its name, and knows formats that start other programs (EPS).
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 2**26
+PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+def _open(path: Path) -> Image.Image:
+    """The decoded image at ``path``, turned upright; DataError if it is missing, damaged, huge or no image."""
+    try:
+        # Given a path, Pillow maps plain TIFFs into memory and scrambles single-channel ones that lie on their side.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise DataError(
+            f"{path}: {size} bytes that are no image of a format read here ({', '.join(FORMATS)})"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{path}: more than {MAX_PIXELS} pixels, refused") from None
+    except Exception as error:
+        # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError.
+        raise DataError(f"{path}: not a readable image ({error})") from error
+
+
+def read_image(path: Path) -> Pixels:
+    """A photograph as RGB uint8 (H, W, 3), turned upright by its EXIF tag; transparency is dropped.
+
+    Raises:
+        DataError: the file is missing, damaged, too large or has more than 8 bits per channel.
+    """
+    image = _open(path)
+    if image.mode not in PHOTO_MODES:
+        raise DataError(
+            f"{path}: image has mode {image.mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}"
+        )
+    if "transparency" in image.info:
+        # Pillow warns about palettes with transparency unless they pass through RGBA.
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> Pixels:
+    """A mask of class ids as uint8 (H, W), from a single-channel image or the indices of a palette image.
+
+    Raises:
+        DataError: the file is missing, damaged, too large, lossy, coded in colours, or has values above 255.
+    """
+    image = _open(path)
+    if image.format in ("JPEG", "MPO"):
+        raise DataError(
+            f"{path}: mask is a JPEG, whose compression alters class ids; allowed are lossless formats such as PNG"
+        )
+    if image.mode not in MASK_MODES:
+        raise DataError(
+            f"{path}: mask has mode {image.mode}; "
+            "allowed are single-channel or palette images of class ids, not colours"
+        )
+    mask = np.array(image)
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high > 255:
+        raise DataError(f"{path}: mask value {low if low < 0 else high} is out of range; allowed are 0 to 255")
+    return mask.astype(np.uint8)
+
+
+def lies_on_its_side(path: Path) -> bool:
+    """Whether the EXIF tag of an image exchanges width and height."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+def to_tensor(image: Pixels) -> Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """float (3, H, W) in [0, 1] to uint8 (H, W, 3), rounded to the nearest grey level (never truncated)."""
+    return (image.detach() * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it into place: all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, document: Any) -> None:
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_image(path: Path, image: Pixels) -> None:
+    """Save uint8 (H, W, 3) losslessly as PNG."""
+    write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG", compress_level=3))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
