@@ -1,0 +1,259 @@
+"""What a segmentation model is here: images in [0, 1] of any size in, logits at that size out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segtrans.errors import ModelError, UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What happens to an image in [0, 1] before the network sees it, and how its output comes back to size.
+
+    Attributes:
+        mean, std: per RGB channel, on the [0, 1] scale.
+        bgr: the network wants its channels as blue, green, red.
+        max_side: images with a longer side are first shrunk (antialiased) to this; None keeps native resolution.
+        fixed_size: (height, width) every image is resized to, for networks that accept no other size.
+        multiple, remainder: the network's input is padded at the bottom and right, with the mean colour, until each
+            side is a multiple of ``multiple``, plus ``remainder``.
+        align_corners: how coarse logits are interpolated back to the input.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    bgr: bool = False
+    max_side: int | None = None
+    fixed_size: tuple[int, int] | None = None
+    multiple: int = 1
+    remainder: int = 0
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UsageError(
+                f"mean {self.mean} and std {self.std} need one number each for red, green and blue, std above 0"
+            )
+        if self.multiple < 1 or not 0 <= self.remainder < self.multiple:
+            raise UsageError(
+                f"multiple {self.multiple} and remainder {self.remainder}: allowed are 0 <= remainder < multiple"
+            )
+        if self.max_side is not None and self.max_side < 1:
+            raise UsageError(f"max_side is {self.max_side}; allowed are whole numbers from 1")
+        if self.fixed_size is not None and (len(self.fixed_size) != 2 or min(self.fixed_size) < 1):
+            raise UsageError(f"fixed_size is {self.fixed_size}; allowed are (height, width) from 1")
+
+
+class SegModel(nn.Module):
+    """Any network as a segmentation model with one contract.
+
+    ``model(x)`` takes images (N, 3, H, W) in [0, 1] and returns logits (N, classes, H, W): resizing, normalisation,
+    padding, the choice among a network's outputs and interpolation back to (H, W) are all inside, and differentiable.
+    The network is put into evaluation mode and frozen. A network of one (sigmoid) logit is a model of two classes.
+
+    Args:
+        network: any ``nn.Module`` returning logits as a tensor, a dict (``"out"`` or ``"logits"``), a tuple (first
+            entry), or an object with ``.logits`` or with mask-classification outputs (Mask2Former and relatives).
+        classes: class names in the order of the logits, or their number.
+        preprocessing: see :class:`Preprocessing`.
+        name: what tables call it.
+        backbone: the encoder's name, used to tell same-backbone transfer from the rest.
+        label_map: for each class of the network the class of the data set it stands for, or None to drop it; needed
+            only when the two differ.
+
+    Attributes:
+        classes: class names in the order of the logits this model returns.
+        network_classes: those of the network, before the label map.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str] | int,
+        *,
+        preprocessing: Preprocessing | None = None,
+        name: str = "model",
+        backbone: str = "",
+        label_map: Sequence[int | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.network_classes = _names(classes)
+        self.label_map = None if label_map is None else tuple(label_map)
+        self.classes = self.network_classes if label_map is None else _names(self._mapped_classes(label_map))
+        self.preprocessing = preprocessing or Preprocessing()
+        self.name = name
+        self.backbone = backbone
+        mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.eval()
+
+    def _mapped_classes(self, label_map: Sequence[int | None]) -> int:
+        """How many classes the data set has, as far as ``label_map`` tells."""
+        if len(label_map) != len(self.network_classes):
+            raise UsageError(
+                f"label map has {len(label_map)} entries; it needs one for each of the {len(self.network_classes)} "
+                "classes of the network"
+            )
+        kept = [target for target in label_map if target is not None]
+        if not kept or min(kept) < 0:
+            raise UsageError("label map must keep at least one class and may name none below 0")
+        return max(kept) + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) for images ``x`` (N, 3, H, W) in [0, 1].
+
+        Raises:
+            UsageError: ``x`` is no batch of RGB images.
+            ModelError: the network's output is no segmentation output or has another number of classes than stated.
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise UsageError(f"images have shape {tuple(x.shape)}; expected (N, 3, height, width)")
+        p, size = self.preprocessing, _size(x)
+        z = self._resize(x)
+        inner = _size(z)
+        z = (z - cast(Tensor, self.mean).to(z)) / cast(Tensor, self.std).to(z)
+        z = _pad(z.flip(1) if p.bgr else z, p.multiple, p.remainder)
+        logits = extract_logits(self.network(z))
+        expected = len(self.network_classes)
+        if logits.ndim == 4 and logits.shape[1] == 1 and expected == 2:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        if logits.ndim != 4 or logits.shape[1] != expected:
+            raise ModelError(
+                f"model {self.name!r} returned an output of shape {tuple(logits.shape)}; "
+                f"expected (N, {expected}, h, w) for its {expected} classes"
+            )
+        logits = _interpolate(logits, _size(z), p.align_corners)[..., : inner[0], : inner[1]]
+        return self._map_labels(_interpolate(logits, size, False))
+
+    def _resize(self, x: Tensor) -> Tensor:
+        p, (height, width) = self.preprocessing, _size(x)
+        if p.fixed_size is not None:
+            target = p.fixed_size
+        elif p.max_side is not None and max(height, width) > p.max_side:
+            ratio = p.max_side / max(height, width)
+            target = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+        else:
+            return x
+        if target == (height, width):
+            return x
+        return F.interpolate(x, target, mode="bilinear", align_corners=False, antialias=True)
+
+    def _map_labels(self, logits: Tensor) -> Tensor:
+        """The network's logits as the data set's: the largest of all classes that mean the same, which keeps the
+        network's decision; data-set classes that the network does not know lie below all others."""
+        if self.label_map is None:
+            return logits
+        floor = logits.detach().amin((1, 2, 3)).view(-1, 1, 1).expand_as(logits[:, 0]) - 1
+        columns: list[Tensor] = []
+        for target in range(len(self.classes)):
+            same = [logits[:, i] for i, mapped in enumerate(self.label_map) if mapped == target]
+            columns.append(reduce(torch.maximum, same) if same else floor)
+        return torch.stack(columns, 1)
+
+
+def wrap(
+    network: nn.Module,
+    classes: Sequence[str] | int,
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    bgr: bool = False,
+    max_side: int | None = None,
+    fixed_size: tuple[int, int] | None = None,
+    multiple: int = 1,
+    remainder: int = 0,
+    align_corners: bool = False,
+    name: str = "",
+    backbone: str = "",
+    label_map: Sequence[int | None] | None = None,
+) -> SegModel:
+    """Your own network as a :class:`SegModel`: say how many classes it has and how it wants its images normalised.
+
+    ``mean`` and ``std`` are on the [0, 1] scale; a network trained on 0 … 255 images with mean (123.7, 116.3, 103.5)
+    has the mean (123.7 / 255, …). The other arguments are those of :class:`Preprocessing` and :class:`SegModel`; the
+    name is the network's class name unless another is given.
+    """
+    preprocessing = Preprocessing(
+        mean=cast(tuple[float, float, float], tuple(mean)),
+        std=cast(tuple[float, float, float], tuple(std)),
+        bgr=bgr,
+        max_side=max_side,
+        fixed_size=fixed_size,
+        multiple=multiple,
+        remainder=remainder,
+        align_corners=align_corners,
+    )
+    return SegModel(
+        network,
+        classes,
+        preprocessing=preprocessing,
+        name=name or type(network).__name__,
+        backbone=backbone,
+        label_map=label_map,
+    )
+
+
+def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
+    return tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]
+
+
+def _interpolate(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    if _size(x) == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+
+def _pad(z: Tensor, multiple: int, remainder: int) -> Tensor:
+    """Zero-pad at the bottom and right; after normalisation zero is the mean colour."""
+    height, width = _size(z)
+    bottom, right = (-(height - remainder)) % multiple, (-(width - remainder)) % multiple
+    return F.pad(z, (0, right, 0, bottom)) if bottom or right else z
+
+
+def extract_logits(output: Any) -> Tensor:
+    """The logits (N, C, h, w) among whatever a network returned; auxiliary heads are left out.
+
+    Raises:
+        ModelError: there is no tensor where segmentation networks put their logits.
+    """
+    if isinstance(output, Tensor):
+        return output
+    queries = getattr(output, "class_queries_logits", None), getattr(output, "masks_queries_logits", None)
+    if isinstance(queries[0], Tensor) and isinstance(queries[1], Tensor):
+        return _logits_of_queries(queries[0], queries[1])
+    if isinstance(output, Mapping):
+        for key in ("logits", "out"):
+            if isinstance(output.get(key), Tensor):
+                return output[key]
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(output, list | tuple) and output:
+        return extract_logits(output[0])
+    raise ModelError(
+        f"the network returned {type(output).__name__}; "
+        "expected a tensor, a dict with 'out' or 'logits', a tuple, or .logits"
+    )
+
+
+def _logits_of_queries(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Per-pixel log scores of a mask-classification model (Cheng et al., NeurIPS 2021): sum of class × mask."""
+    classes = class_logits.softmax(-1)[..., :-1]
+    scores = torch.einsum("nqc,nqhw->nchw", classes, mask_logits.sigmoid())
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()

@@ -1,0 +1,195 @@
+"""Models by name: ``smp:unet/resnet18?weights=unet.pth&classes=21`` and the like."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+
+from segtrans.errors import DataError, UsageError, unknown
+from segtrans.models.base import SegModel
+from segtrans.models.checkpoint import RANDOM, load_weights
+
+
+# Each source imports its library when it is first used: together they take seconds.
+def _torchvision(name: str, weights: str | None = None, classes: int | None = None) -> SegModel:
+    from segtrans.models.torchvision import load
+
+    return load(name, weights, classes)
+
+
+def _smp(name: str, weights: str | None = None, classes: int | None = None) -> SegModel:
+    from segtrans.models.smp import load
+
+    return load(name, weights, classes)
+
+
+def _hf(name: str, weights: str | None = None) -> SegModel:
+    from segtrans.models.huggingface import load
+
+    return load(name, weights)
+
+
+def _zoo(name: str, weights: str | None = None) -> SegModel:
+    from segtrans.zoo import load_zoo
+
+    model = load_zoo(name)
+    if weights is not None:
+        load_weights(model.network, Path(weights).expanduser())
+    return model
+
+
+def _file(path: str, arch: str | None = None, classes: int | None = None) -> SegModel:
+    if arch is None:
+        raise UsageError(f"file:{path} needs its architecture, such as ?arch=torchvision:deeplabv3_resnet50&classes=19")
+    source, name, options = _parse(arch)
+    options["weights"] = path
+    if classes is not None:
+        options["classes"] = str(classes)
+    return _load(source, name, options)
+
+
+def _mean(specs: str) -> SegModel:
+    from segtrans.ensembles import MeanLogits
+
+    # Commas also occur in label maps; one that parts two models is followed by a source and a colon.
+    models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z]+:)", specs)]
+    return cast(SegModel, MeanLogits(models))
+
+
+SOURCES: dict[str, Callable[..., SegModel]] = {
+    "file": _file,
+    "hf": _hf,
+    "mean": _mean,
+    "smp": _smp,
+    "torchvision": _torchvision,
+    "zoo": _zoo,
+}
+"""A source takes a name and options typed ``str`` or ``int``, each or None."""
+
+ANYWHERE = ("label_map", "mean", "std")
+"""Options of every source but ``mean``, whose models have their own."""
+
+
+def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
+    """The model that ``spec`` spells: ``SOURCE:NAME``, then options as ``?KEY=VALUE&KEY=VALUE``.
+
+    ==============================  ==================================================================
+    ``torchvision:NAME``            torchvision's models and weights; ``weights=FILE|random``, ``classes=N``
+    ``smp:ARCHITECTURE/ENCODER``    segmentation_models_pytorch; ``weights=FILE|random``, ``classes=N``
+    ``smp:FOLDER``                  a model saved with smp's ``save_pretrained``
+    ``hf:FOLDER`` or ``hf:ID``      Hugging Face transformers; ``weights=FILE|random``
+    ``zoo:NAME``                    the models that come with segtrans; ``weights=FILE``
+    ``file:PATH``                   weights for the architecture ``arch=SPEC``; ``classes=N``
+    ``mean:SPEC,SPEC``              the mean of several models' logits
+    ==============================  ==================================================================
+
+    Every source but ``mean`` also takes ``mean=R,G,B`` and ``std=R,G,B`` on the [0, 1] scale, and ``label_map``: for
+    each class of the network the data set's class, ``-`` to drop it, as in ``0,1,-,2``; or a JSON file with such a list
+    (``null`` drops) or with an object of class names and the data set's classes, which drops all others.
+
+    Random weights are the same each time, and the global random state is left as it was.
+
+    Raises:
+        UsageError: an unknown source, name or option, or a value that cannot be used.
+        DataError: a file or folder that is missing, unreadable, unsafe or does not fit.
+        MissingError: an optional library is not installed, or weights cannot be downloaded.
+    """
+    return _load(*_parse(spec)).to(device)
+
+
+def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
+    source, _, rest = spec.partition(":")
+    if source not in SOURCES:
+        raise unknown("model source", source, SOURCES)
+    name, _, query = (rest, "", "") if source == "mean" else rest.partition("?")
+    if not name:
+        raise UsageError(f"model {spec!r} has no name; expected {source}:NAME")
+    options: dict[str, str] = {}
+    for pair in filter(None, query.split("&")):
+        key, equals, text = pair.partition("=")
+        if not equals or not text:
+            raise UsageError(f"option {key!r} of model {source}:{name} has no value; expected {key}=VALUE")
+        if key in options:
+            raise UsageError(f"option {key!r} of model {source}:{name} is given twice")
+        options[key] = text
+    return source, name, options
+
+
+def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
+    own = {p.name: p.annotation for p in list(signature(SOURCES[source]).parameters.values())[1:]}
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in own and key not in ANYWHERE:
+            raise unknown(f"option of model source {source!r}", key, (*own, *ANYWHERE))
+        if key in own:
+            values[key] = _count(key, text) if int in get_args(own[key]) else text
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
+        torch.default_generator.manual_seed(0)
+        model = SOURCES[source](name, **values)
+    model.name = _title(model.name, source, options.get("weights"))
+    return _adjusted(model, options)
+
+
+def _title(name: str, source: str, weights: str | None) -> str:
+    """A short name that tells models of one architecture with different weights apart."""
+    if weights is None or source == "file":
+        return name
+    return f"{name}[{weights if weights == RANDOM else Path(weights).stem}]"
+
+
+def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:
+    """``model`` with the options of :data:`ANYWHERE`."""
+    if not any(key in options for key in ANYWHERE):
+        return model
+    colours = {key: _colour(key, options[key]) for key in ("mean", "std") if key in options}
+    label_map = model.label_map
+    if "label_map" in options:
+        label_map = _label_map(options["label_map"], model.network_classes)
+    return SegModel(
+        model.network,
+        model.network_classes,
+        preprocessing=replace(model.preprocessing, **colours),
+        name=model.name,
+        backbone=model.backbone,
+        label_map=label_map,
+    )
+
+
+def _count(key: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{key} is {text!r}; allowed are whole numbers from 1")
+    return int(text)
+
+
+def _colour(key: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UsageError(f"{key} is {text!r}; expected three numbers, as in 0.485,0.456,0.406") from None
+
+
+def _label_map(text: str, classes: Sequence[str]) -> list[int | None]:
+    if not text.endswith(".json"):
+        entries = text.split(",")
+        if not all(entry == "-" or entry.isdecimal() for entry in entries):
+            raise UsageError(f"label_map is {text!r}; expected whole numbers and '-', as in 0,1,-,2, or a .json file")
+        return [None if entry == "-" else int(entry) for entry in entries]
+    try:
+        document = json.loads(Path(text).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{text}: not a readable label map ({error})") from None
+    if isinstance(document, dict):
+        targets = cast(dict[str, Any], document)
+        for name in targets:
+            if name not in classes:
+                raise unknown(f"class in {text}", name, classes)
+        document = [targets.get(name) for name in classes]
+    if not isinstance(document, list) or not all(e is None or type(e) is int for e in cast(list[Any], document)):
+        raise DataError(f"{text}: expected a list of whole numbers and null, or an object of class names and numbers")
+    return cast(list[int | None], document)
