@@ -1,0 +1,122 @@
+"""From predictions to additive counts per image, and from counts to every measure.
+
+The two headline measures are ``asr_miou`` = 1 - mIoU after attack / clean mIoU (Arnab et al., CVPR 2018, report the
+ratio) and ``asr_pixel``, the share of valid and originally correct pixels that are wrong after the attack.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError
+
+HEADLINES = ("asr_miou", "asr_pixel")
+
+
+def confusion(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
+    """Confusion counts (N, classes, classes) int64, rows = truth, per image; void pixels are left out."""
+    n = len(truth)
+    valid = truth != VOID
+    image = torch.arange(n, device=truth.device).view(-1, *[1] * (truth.ndim - 1)).expand_as(truth)
+    cell = (image * classes + truth) * classes + prediction
+    return torch.bincount(cell[valid], minlength=n * classes * classes).view(n, classes, classes)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one target did with N images, clean and attacked: int64 counts, additive over images.
+
+    Attributes:
+        clean, attacked: confusion counts (N, C, C), rows = truth.
+        flipped: (N,) valid pixels that were right and are wrong now.
+        changed: (N,) valid pixels predicted otherwise than on the clean image.
+    """
+
+    clean: Tensor
+    attacked: Tensor
+    flipped: Tensor
+    changed: Tensor
+
+    @classmethod
+    def of(cls, truth: Tensor, clean: Tensor, attacked: Tensor, classes: int) -> "Counts":
+        """Counts of labels and predictions (N, H, W); 255 is void in ``truth``."""
+        valid = truth != VOID
+        right, changed = (clean == truth) & valid, (clean != attacked) & valid
+        return cls(
+            clean=confusion(truth, clean, classes),
+            attacked=confusion(truth, attacked, classes),
+            flipped=(right & changed).sum((1, 2)),
+            changed=changed.sum((1, 2)),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Counts"]) -> "Counts":
+        if not parts:
+            raise UsageError("no image was scored, so there is nothing to count")
+        return cls(**{field.name: torch.cat([getattr(p, field.name) for p in parts]) for field in fields(cls)})
+
+    def __len__(self) -> int:
+        return len(self.flipped)
+
+    def measures(self) -> dict[str, float]:
+        """Every measure over all images, as fractions; NaN where no valid pixel exists, and for a rate of
+        attack success where nothing was right before.
+
+        ``miou_clean``, ``miou``, ``macc``, ``aacc``, ``asr_miou``, ``asr_pixel``, ``apsr``, ``drop`` and
+        ``disagreement`` come from the counts of the whole set; ``miou_image``, the mean of per-image mIoU after
+        attack, is a second opinion.
+        """
+        weights = torch.ones(1, len(self), dtype=torch.float64)
+        measures = {name: float(value) for name, value in self._weighted(weights).items()}
+        return {**measures, "miou_image": float(miou(self.attacked).nanmean())}
+
+    def intervals(
+        self, *, replicates: int = 1000, level: float = 0.95, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Percentile bootstrap intervals over images for the headline measures."""
+        random = np.random.default_rng(seed)
+        n = len(self)
+        weights = torch.from_numpy(random.multinomial(n, [1 / n] * n, size=replicates).astype(np.float64))
+        drawn = self._weighted(weights)
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        quantiles = {name: drawn[name].nanquantile(ends).tolist() for name in HEADLINES}
+        return {name: (low, high) for name, (low, high) in quantiles.items()}
+
+    def _weighted(self, weights: Tensor) -> dict[str, Tensor]:
+        """The measures under image weights (R, N), each (R,)."""
+        classes = self.clean.shape[-1]
+
+        def total(counts: Tensor) -> Tensor:
+            return (weights @ counts.double().flatten(1)).unflatten(1, (classes, classes))
+
+        clean, attacked = total(self.clean), total(self.attacked)
+        pixels = clean.sum((1, 2))
+        right = clean.diagonal(dim1=1, dim2=2).sum(1)
+        hit = attacked.diagonal(dim1=1, dim2=2)
+        before, after = miou(clean), miou(attacked)
+        return {
+            "miou_clean": before,
+            "miou": after,
+            "macc": (hit / attacked.sum(2)).nanmean(1),
+            "aacc": hit.sum(1) / pixels,
+            "asr_miou": 1 - after / before.where(before > 0, torch.nan),
+            "asr_pixel": (weights @ self.flipped.double()) / right,
+            "apsr": 1 - hit.sum(1) / pixels,
+            "drop": before - after,
+            "disagreement": (weights @ self.changed.double()) / pixels,
+        }
+
+
+def miou(counts: Tensor) -> Tensor:
+    """Mean intersection over union of confusion counts (..., classes, classes), over classes that occur.
+
+    A class that neither truth nor prediction contains is left out; NaN where no class occurs.
+    """
+    counts = counts.double()
+    hit = counts.diagonal(dim1=-2, dim2=-1)
+    union = counts.sum(-1) + counts.sum(-2) - hit
+    return (hit / union).nanmean(-1)

@@ -1,0 +1,93 @@
+"""Random numbers by address: a pure function of (seed, image, iteration, part, copy), on any device.
+
+A sequential generator gives an image other numbers when the batch around it changes. Here every number is a hash of
+where it is used, so batch size, order, chunking and worker count change nothing, global generators stay untouched, and
+a whole batch is drawn at once without a loop. The hash is splitmix64's finaliser (Steele et al., OOPSLA 2014).
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+
+def _signed(number: int) -> int:
+    """A whole number modulo 2^64, as the int64 with the same bits; tensors wrap by themselves."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64, whose own shift is arithmetic."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def derive(keys: Tensor, address: int | Tensor) -> Tensor:
+    """New int64 keys from ``keys`` and an address; different addresses give unrelated keys."""
+    if isinstance(address, int):
+        return _mix(keys + _signed((address + 1) * _GOLDEN))
+    return _mix(keys + (address + 1) * _GOLDEN)
+
+
+def image_keys(images: Tensor) -> Tensor:
+    """One int64 key per image (N, 3, H, W), a hash of its 8-bit content: an image keeps its random numbers wherever it
+    stands in whatever batch, on any device and in any precision.
+    """
+    grey = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in grey)
+    keys = [int.from_bytes(digest, "little", signed=True) for digest in digests]
+    return torch.tensor(keys, dtype=torch.int64, device=images.device)
+
+
+class Draw:
+    """The random numbers of one part in one gradient evaluation, for a batch of B items.
+
+    Successive calls of its methods give independent numbers. ``copy`` (B,) tells a transformation with several copies
+    which of them each item is.
+    """
+
+    def __init__(self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype) -> None:
+        self.copy = copy
+        self.dtype = dtype
+        self._keys = keys
+        self._shared = shared
+        self._calls = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _uniform(self, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+        keys = derive(keys, self._calls)
+        self._calls += 1
+        index = torch.arange(math.prod(shape), device=keys.device)
+        # 24 bits are exact in float32 and float64 alike, so that precision does not change the draw; float16 cannot
+        # even hold 2^24.
+        bits = _shift(derive(keys[:, None], index[None]), 40)
+        return (bits.to(torch.float32) / (1 << 24)).to(self.dtype).view(-1, *shape)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(B, *shape) numbers, uniform in [low, high)."""
+        return low + (high - low) * self._uniform(self._keys, shape)
+
+    def integers(self, bound: Tensor) -> Tensor:
+        """Whole numbers, uniform in 0 … bound-1, of the shape of ``bound`` (B, …)."""
+        return (self.uniform(*bound.shape[1:]) * bound).floor().long().minimum(bound - 1)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """(B, *shape) booleans, true with the given probability."""
+        return self.uniform(*shape) < probability
+
+    def shared(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One number for every image of the run at this iteration, uniform in [low, high)."""
+        return low + (high - low) * float(self._uniform(self._shared, (1,)))

@@ -1,0 +1,140 @@
+"""Budgets: how far an image may be moved, how to stay inside, and which way is steepest."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segtrans.errors import UsageError
+from segtrans.random import Draw
+
+
+def fraction(value: float | str, what: str) -> float:
+    """A number, or a string such as ``"8/255"`` or ``"0.03"``, as a float; UsageError names ``what`` otherwise."""
+    try:
+        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, TypeError):
+        raise UsageError(f"{what} is {value!r}; allowed are numbers and fractions such as 8/255") from None
+    if not 0 <= number < float("inf"):
+        raise UsageError(f"{what} is {value!r}; allowed are numbers from 0")
+    return number
+
+
+def in_grey_levels(value: float) -> str:
+    """``0.03137…`` as ``8/255`` where it is a whole number of grey levels below 255, else as a plain number."""
+    levels = value * 255
+    return f"{round(levels)}/255" if value < 1 and abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Threat(ABC):
+    """A ball of radius ``eps`` around each image, within the box [0, 1]. Images are (N, 3, H, W)."""
+
+    eps: float | str = "8/255"
+
+    norm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", fraction(self.eps, "eps"))
+
+    @property
+    def radius(self) -> float:
+        return float(self.eps)
+
+    def __repr__(self) -> str:
+        shown = in_grey_levels(self.radius)
+        # Exact, since results are filed under it.
+        return f"{type(self).__name__}({shown if float(Fraction(shown)) == self.radius else repr(self.radius)!r})"
+
+    @abstractmethod
+    def start(self, x: Tensor, draw: Draw) -> Tensor:
+        """A random point of the ball, inside the box."""
+
+    @abstractmethod
+    def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        """The nearest point that is in the ball and in the box."""
+
+    @abstractmethod
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The unit step of this norm that gains most along ``gradient``; zero where the gradient is zero."""
+
+    @abstractmethod
+    def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        """Distance per image, (N,)."""
+
+    @abstractmethod
+    def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        """The adversarial images on the 8-bit grid, still within the ball where ``x`` is on the grid itself."""
+
+
+@dataclass(frozen=True, repr=False)
+class LInf(Threat):
+    """Every channel value moves by at most ``eps`` (on the [0, 1] scale; write ``"8/255"``, never ``8``)."""
+
+    norm: ClassVar[str] = "L-inf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.radius > 1:
+            raise UsageError(
+                f"eps is {self.radius:g}; images are in [0, 1], "
+                f"so write {self.radius:g}/255 for {self.radius:g} grey levels"
+            )
+
+    def start(self, x: Tensor, draw: Draw) -> Tensor:
+        return (x + draw.uniform(*x.shape[1:], low=-self.radius, high=self.radius)).clamp(0, 1)
+
+    def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        return (x + (adversarial - x).clamp(-self.radius, self.radius)).clamp(0, 1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        return (adversarial - x).abs().flatten(1).amax(1)
+
+    def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        # Rounded, not truncated: truncation shifts every image by half a level and overshoots the radius downwards.
+        levels = int(self.radius * 255 + 1e-6)
+        grid = (x * 255).round()
+        return ((adversarial * 255).round() - grid).clamp(-levels, levels).add(grid).clamp(0, 255) / 255
+
+
+@dataclass(frozen=True, repr=False)
+class L2(Threat):
+    """The Euclidean length of an image's perturbation, over all its pixels and channels, is at most ``eps``."""
+
+    eps: float | str = 5.0
+
+    norm: ClassVar[str] = "L2"
+
+    def start(self, x: Tensor, draw: Draw) -> Tensor:
+        # Sum of four uniforms: close enough to a Gaussian for a direction that favours no axis.
+        direction = sum((draw.uniform(*x.shape[1:], low=-1, high=1) for _ in range(4)), torch.zeros_like(x))
+        share = draw.uniform(1, 1, 1)
+        return self.project(x + self.radius * share * self.direction(direction), x)
+
+    def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        delta = adversarial - x
+        length = _length(delta)
+        # The box only shortens a perturbation, so clamping last leaves the ball intact.
+        return (x + delta * (self.radius / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        length = _length(gradient)
+        return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
+
+    def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        return _length(adversarial - x).flatten()
+
+    def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        # Towards the clean image, since rounding up could leave the ball.
+        grid = (x * 255).round()
+        return ((adversarial * 255 - grid).trunc() + grid).clamp(0, 255) / 255
+
+
+def _length(delta: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(-1, 1, 1, 1)

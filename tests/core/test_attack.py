@@ -1,0 +1,251 @@
+"""The attack loop: what it takes, what it refuses, what it counts."""
+
+import re
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segtrans.attack import Attack, Model, Run
+from segtrans.catalogue import attack as read
+from segtrans.data.base import VOID
+from segtrans.errors import ModelError, UsageError
+from segtrans.metrics import confusion, miou
+from segtrans.models import wrap
+from segtrans.threat import L2, LInf
+from segtrans.transforms import Remap, Scale
+from toys import ATTACKS, CLASSES, Context, dense, each_attack, images, labels, run_of
+
+X, Y = images(2), labels(2)
+MODEL = Context()
+
+
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [
+        ({}, 0.8 / 255),
+        ({"iterations": 4}, 2 / 255),
+        ({"step_size": "eps/4"}, 2 / 255),
+        ({"step_size": " eps / 4 "}, 2 / 255),
+        ({"step_size": "eps/2.5"}, 3.2 / 255),
+        ({"step_size": "2/255"}, 2 / 255),
+        ({"step_size": 0.01}, 0.01),
+        ({"step_size": "eps/T", "iterations": 0}, 8 / 255),
+        ({"threat": L2(2), "step_size": "eps/8"}, 0.25),
+    ],
+)
+def test_step_sizes(settings: dict[str, Any], step: float) -> None:
+    assert Attack(**settings).step == pytest.approx(step, rel=1e-12)
+
+
+@pytest.mark.parametrize("step_size", ["eps", "eps/0", "eps/0.0", "eps/x", "eps/1.2.3", "T/eps", "", -0.1, None, "2/0"])
+def test_impossible_step_sizes_are_refused_at_once(step_size: Any) -> None:
+    with pytest.raises(UsageError, match="^step_size is "):
+        Attack(step_size=step_size)
+
+
+@pytest.mark.parametrize("iterations", [-1, 2.5, 3.0, "3", True, None])
+def test_impossible_iterations_are_refused_at_once(iterations: Any) -> None:
+    with pytest.raises(UsageError, match="^iterations is .*; allowed are whole numbers from 0"):
+        Attack(iterations=iterations)
+
+
+@each_attack
+def test_attacks_are_values(attack: Attack) -> None:
+    assert replace(attack) == attack
+    assert hash(replace(attack)) == hash(attack)
+    assert replace(attack, iterations=attack.iterations + 1) != attack
+    with pytest.raises(FrozenInstanceError):
+        attack.iterations = 3  # type: ignore[misc]
+
+
+@each_attack
+def test_cost_is_known_beforehand(attack: Attack) -> None:
+    passes: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return MODEL(x)
+
+    result = attack.perturb(model, X, Y, chunk=2)
+    assert result.evaluations == attack.evaluations
+    assert attack.evaluations == attack.iterations * attack.evaluations_per_iteration
+    assert sum(passes) == len(X) * attack.evaluations
+
+
+def test_copies_multiply() -> None:
+    attack = Attack(transforms=(Remap(copies=3), Scale(copies=2)), iterations=4)
+    assert (attack.copies, attack.evaluations_per_iteration, attack.evaluations) == (6, 6, 24)
+
+
+def test_several_transformations_share_out_the_copies() -> None:
+    """With two times two copies every combination of darkness occurs once: 1, 1/2, 1/2 and 1/4."""
+    seen: list[float] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.extend((x / X[:1]).mean((1, 2, 3)).tolist())
+        return MODEL(x)
+
+    x = X.clamp_min(1 / 255)
+    attack = Attack(transforms=(Scale(copies=2), Scale(copies=2)), iterations=1)
+    run = run_of(attack, x[:1], Y[:1], lambda z: model(z))
+    run.gradient(X[:1].clamp_min(1 / 255))
+    brightness = [value / seen[0] for value in seen]
+    assert sorted(brightness) == pytest.approx([0.25, 0.5, 0.5, 1.0], rel=0.01)
+
+
+@each_attack
+def test_attacks_harm(attack: Attack) -> None:
+    """What an attack is for: on the model it was made with, predictions change, and more than by chance."""
+    y = MODEL(X).argmax(1)
+    strong = replace(attack, threat=replace(attack.threat, eps=attack.threat.radius * 2))
+
+    def score(x: Tensor) -> float:
+        return float(miou(confusion(y, MODEL(x).argmax(1), CLASSES).sum(0)))
+
+    clean, attacked = score(X), score(strong(MODEL, X, y))
+    assert clean == 1
+    assert attacked < 0.97 or attack.iterations == 0
+
+
+@pytest.mark.parametrize("name", ["bim", "pgd", "mi", "segpgd", "cospgd", "segtrans", "di"])
+def test_iterating_increases_the_loss(name: str) -> None:
+    attack = read(name)
+    run = run_of(attack, X, Y, MODEL)
+
+    def loss(x: Tensor) -> Tensor:
+        return Attack().objective(MODEL(x), Y, run)
+
+    before, short, long = loss(X), loss(replace(attack, iterations=1)(MODEL, X, Y)), loss(attack(MODEL, X, Y))
+    assert (long > before).all()
+    assert (long >= short).all() or attack.transforms
+
+
+def test_iterations_are_reported() -> None:
+    seen: list[int] = []
+    Attack(iterations=3).perturb(MODEL, X, Y, on_iteration=seen.append)
+    assert seen == [0, 1, 2]
+
+
+def test_without_labels_the_models_own_prediction_is_attacked() -> None:
+    attack = read("mi(iterations=3)")
+    assert torch.equal(attack(MODEL, X), attack(MODEL, X, MODEL(X).argmax(1)))
+
+
+def test_segmodels_work() -> None:
+    adversarial = read("segtrans(iterations=2)")(wrap(Context().float(), CLASSES), X.float(), Y)
+    assert adversarial.dtype == torch.float32
+    assert 0 < (adversarial - X.float()).abs().max() <= 8 / 255 + 1e-6
+
+
+def refused(message: str) -> "pytest.RaisesExc[UsageError]":
+    return pytest.raises(UsageError, match=message)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ((255 * X).to(torch.uint8), r"images are torch.uint8 .*expected floating point"),
+        (X[0], r"images are .*\(3, 17, 22\); expected"),
+        (X[:, :1], r"\(2, 1, 17, 22\)"),
+        (X[:0], r"\(0, 3, 17, 22\)"),
+        (255 * X, r"images range from 0 to 255; expected values in \[0, 1\]"),
+        (X - 0.5, r"images range from -0.5"),
+        (X + torch.nan, "images range from nan"),
+    ],
+)
+def test_images_are_checked(x: Tensor, message: str) -> None:
+    with refused(message):
+        Attack()(MODEL, x, Y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y.int(), r"labels are torch.int32 .*; expected torch.int64 \(2, 17, 22\)"),
+        (Y.double(), "labels are torch.float64"),
+        (Y[:1], r"\(1, 17, 22\); expected"),
+        (Y[:, None], r"\(2, 1, 17, 22\); expected"),
+        (Y[..., 1:], r"\(2, 17, 21\); expected"),
+        (torch.where(Y == 0, 7, Y), r"labels contain 7; .*3 classes, so allowed are 0 to 2 and 255 \(void\)"),
+        (torch.where(Y == 0, -1, Y), "labels contain -1"),
+        (torch.where(Y == 0, 3, Y), "labels contain 3"),
+    ],
+)
+def test_labels_are_checked(y: Tensor, message: str) -> None:
+    with refused(message):
+        Attack()(MODEL, X, y)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        torch.ones(17, 22),
+        torch.ones(22, 17, dtype=torch.bool),
+        torch.ones(3, 17, 22, dtype=torch.bool),
+        torch.ones(2, 1, 17, 22, dtype=torch.bool),
+        torch.ones(22, dtype=torch.bool),
+    ],
+    ids=lambda region: f"{region.dtype} {tuple(region.shape)}",
+)
+def test_regions_are_checked(region: Tensor) -> None:
+    with refused(r"region is torch\.\w+ \(.*expected torch.bool \(H, W\) or \(N, H, W\)"):
+        Attack()(MODEL, X, Y, region=region)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (lambda x: MODEL(x)[..., ::2, ::2], "(2, 3, 9, 11)"),
+        (lambda x: MODEL(x).argmax(1), "(2, 17, 22)"),
+        (lambda x: {"out": MODEL(x)}, "dict"),
+    ],
+)
+def test_outputs_are_checked(model: Model, shape: str) -> None:
+    message = rf"returned {re.escape(shape)} for images \(2, 3, 17, 22\); .*SegModel"
+    with pytest.raises(ModelError, match=message):
+        Attack()(model, X, Y)
+    with pytest.raises(ModelError, match=message):
+        Attack()(model, X)
+
+
+def test_void_is_no_class_even_of_models_with_many() -> None:
+    def many(x: Tensor) -> Tensor:
+        return MODEL(x).repeat(1, 100, 1, 1)
+
+    y = torch.where(Y == 0, 299, Y)
+    moved = Attack(iterations=2)(many, X, y)
+    assert (moved != X).any()
+    assert VOID in y
+
+
+def test_a_run_tells_parts_where_they_are() -> None:
+    seen: list[tuple[int, int, float]] = []
+
+    class Spy(Run):
+        pass
+
+    run = Spy(Attack(iterations=7), MODEL, X, dense(2), 0, 1)
+    seen.append((run.iteration, run.iterations, run.step))
+    assert seen == [(0, 7, Attack(iterations=7).step)]
+    assert torch.equal(run.x, X)
+    # Numbers belong to the part, the iteration and the gradient evaluation within it.
+    first = run.draw(1).uniform(4)
+    assert torch.equal(first, run.draw(1).uniform(4))
+    assert not (first == run.draw(2).uniform(4)).any()
+    run.iteration = 1
+    assert not (first == run.draw(1).uniform(4)).any()
+    run.iteration = 0
+    run.gradient(X)
+    second = run.draw(1).uniform(4)
+    run.gradient(X)
+    assert not (second == run.draw(1).uniform(4)).any()
+
+
+def test_defaults() -> None:
+    attack = Attack()
+    assert (attack.threat, attack.iterations, attack.step_size) == (LInf("8/255"), 10, "eps/T")
+    assert not attack.random_start
+    assert ATTACKS["bim"] == replace(attack, iterations=4)

@@ -1,0 +1,195 @@
+"""The catalogue and its language."""
+
+import re
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+import segtrans.gradients
+import segtrans.objectives
+import segtrans.threat
+import segtrans.transforms
+from segtrans.attack import Attack
+from segtrans.catalogue import ENTRIES, PARTS, Entry, Part, attack, compose
+from segtrans.errors import UsageError
+from segtrans.gradients import GradientTransform, Momentum, Nesterov, Smooth
+from segtrans.objectives import CosPGD, CrossEntropy, Objective, SegPGD
+from segtrans.threat import L2, LInf, Threat
+from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
+from toys import Context, images, labels
+
+each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("mi", ENTRIES["mi"].attack),
+        (" mi ", ENTRIES["mi"].attack),
+        ("MI", ENTRIES["mi"].attack),
+        ("mi()", ENTRIES["mi"].attack),
+        ("mi(iterations=20)", replace(ENTRIES["mi"].attack, iterations=20)),
+        ("mi (iterations = 20, step_size='1/255')", Attack(gradients=(Momentum(),), iterations=20, step_size="1/255")),
+        ("momentum", Attack(gradients=(Momentum(),))),
+        ("momentum(decay=0.5)", Attack(gradients=(Momentum(decay=0.5),))),
+        ("remap(grid=2) + momentum", Attack(transforms=(Remap(grid=2),), gradients=(Momentum(),))),
+        ("remap+momentum", Attack(transforms=(Remap(),), gradients=(Momentum(),))),
+        ("crossentropy", Attack()),
+        ("linf(eps=4/255)", Attack(threat=LInf("4/255"))),
+        ("linf(eps='4/255')", Attack(threat=LInf("4/255"))),
+        ("linf(eps=0.02)", Attack(threat=LInf(0.02))),
+        ("l2(eps=3) + bim", Attack(threat=L2(3))),
+        ("mi + linf(eps=16/255)", Attack(threat=LInf(16 / 255), gradients=(Momentum(),))),
+        ("remap(scale=(1/2, 2), flip='none')", Attack(transforms=(Remap(scale=(0.5, 2), flip="none"),))),
+        ("resize(scale=[0.5, 1.0])", Attack(transforms=(Resize(scale=(0.5, 1.0)),))),
+        ("pgd(random_start=False)", Attack(step_size="eps/4")),
+        ("smooth(size=5) + scale(copies=3)", Attack(gradients=(Smooth(size=5),), transforms=(Scale(copies=3),))),
+    ],
+)
+def test_strings_spell_values(text: str, value: Attack) -> None:
+    assert attack(text) == value
+    assert hash(attack(text)) == hash(value)
+
+
+def test_a_composition_of_everything() -> None:
+    assert attack("segpgd + remap(grid=2) + mi") == Attack(
+        objective=SegPGD(), transforms=(Remap(grid=2),), gradients=(Momentum(),), step_size="eps/4", random_start=True
+    )
+    assert attack("segpgd + remap(grid=2) + mi") == compose(
+        ENTRIES["segpgd"].attack, Remap(grid=2), ENTRIES["mi"].attack
+    )
+
+
+def test_the_last_word_counts_and_transformations_queue() -> None:
+    found = attack("di + cospgd(iterations=7) + ti + ds + segpgd(step_size=0.01, iterations=3) + l2 + linf(eps=0.1)")
+    assert found == Attack(
+        threat=LInf(0.1),
+        objective=SegPGD(),
+        transforms=(Resize(), Rescale()),
+        gradients=(Momentum(), Smooth(), Momentum(), Momentum()),
+        iterations=3,
+        step_size=0.01,
+        random_start=True,
+    )
+
+
+def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
+    assert attack("mi(iterations=20) + bim").iterations == 20
+    assert attack("pgd + mi").random_start
+    assert attack("cospgd + mi").objective == CosPGD()
+    assert attack("l2(eps=1) + mi").threat == L2(1)
+    assert attack("cospgd + crossentropy").objective == CrossEntropy(), "but a part always does"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("segpdg", "unknown attack or part 'segpdg'; did you mean segpgd"),
+        ("mi + re-map", "unknown attack or part 're-map'; did you mean remap"),
+        ("qqqq", "unknown attack or part 'qqqq'; known: bim, clean, cospgd"),
+        ("remap(gird=2)", "unknown setting of remap 'gird'; did you mean grid?"),
+        ("mi(iteration=2)", "unknown setting of mi 'iteration'; did you mean iterations?"),
+        ("mi(objective=3)", "unknown setting of mi 'objective'; known: iterations, random_start, step_size"),
+        ("mi(threat='x')", "unknown setting of mi 'threat'"),
+        ("", "attack '' has an empty term; write for example"),
+        ("mi +", "attack 'mi +' has an empty term"),
+        ("mi ++ ti", "has an empty term"),
+        ("mi(", "cannot read attack term 'mi('"),
+        ("mi)", "cannot read attack term"),
+        ("mi ti", "cannot read attack term 'mi ti'; write name or name(setting=value, …)"),
+        ("8/255", "cannot read attack term '8/255'"),
+        ("remap(2)", "cannot read the settings of attack term 'remap(2)'; write name(setting=value, …)"),
+        ("remap(grid=)", "cannot read the settings"),
+        ("remap(grid=1, grid=2)", "cannot read the settings"),
+        ("remap(**{'grid': 2})", "cannot read the settings"),
+        ("remap(grid=two)", "cannot read the settings"),
+        ("linf(eps=8/0)", "cannot read the settings"),
+        ("remap(grid=(1, 2)/3)", "cannot read the settings"),
+        ("remap(grid=__import__('os').getcwd())", "cannot read the settings"),
+        ("remap(grid=1) or mi()", "cannot read"),
+        ("remap(grid=0)", "Remap grid is 0; allowed are whole numbers from 1"),
+        ("remap(grid=2.5)", "Remap grid is 2.5; allowed are whole numbers from 1"),
+        ("remap(grid='two')", "Remap grid is 'two'; allowed"),
+        ("remap(scale=2)", "attack term 'remap(scale=2)': "),
+        ("remap(scale=(1, 'x'))", "attack term \"remap(scale=(1, 'x'))\": "),
+        ("smooth(size=4)", "Smooth size is 4; allowed are odd numbers from 1"),
+        ("mi(iterations=-1)", "iterations is -1; allowed"),
+        ("mi(iterations=True)", "iterations is True; allowed"),
+        ("linf(eps=8)", "eps is 8; images are in [0, 1], so write 8/255 for 8 grey levels"),
+        ("linf(eps=-1/255)", "eps is -0.0039"),
+        ("linf(eps='much')", "eps is 'much'; allowed are numbers and fractions such as 8/255"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_hint(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match="^" if message[0].isupper() else "") as error:
+        attack(text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@each_entry
+def test_entries_are_complete(entry: Entry) -> None:
+    assert ENTRIES[entry.name] is entry
+    assert re.fullmatch(r"[a-z0-9-]+", entry.name)
+    assert entry.title
+    assert entry.family
+    assert entry.provenance in ("code", "paper", "reconstruction", "control")
+    if entry.provenance != "control":
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}", entry.paper)
+        assert re.search(r"20[12]\d$", entry.venue)
+
+
+@each_entry
+def test_entries_are_spelled_by_their_name(entry: Entry) -> None:
+    assert attack(entry.name) == entry.attack
+    assert attack(f"{entry.name}(iterations=3)") == replace(entry.attack, iterations=3)
+
+
+@each_entry
+def test_evaluations_are_known_before_running(entry: Entry) -> None:
+    result = entry.attack.perturb(Context(), images(1, (8, 9)), labels(1, (8, 9)))
+    assert result.evaluations == entry.attack.evaluations
+
+
+@each_entry
+def test_repr_is_the_value(entry: Entry) -> None:
+    names = {cls.__name__: cls for cls in PARTS.values()}
+    assert eval(repr(entry.attack), {**names, "Attack": Attack}) == entry.attack
+
+
+def test_no_two_entries_are_the_same_attack() -> None:
+    assert len({entry.attack for entry in ENTRIES.values()}) == len(ENTRIES)
+    assert len({repr(entry.attack) for entry in ENTRIES.values()}) == len(ENTRIES)
+
+
+def test_every_concrete_part_is_registered() -> None:
+    modules = (segtrans.objectives, segtrans.transforms, segtrans.gradients, segtrans.threat)
+    kinds = (Objective, Transform, GradientTransform, Threat)
+    classes = {c for m in modules for c in vars(m).values() if isinstance(c, type) and issubclass(c, kinds)}
+    assert set(PARTS.values()) == classes - set(kinds)
+    assert {"remap", "resize", "rescale", "scale", "momentum", "nesterov", "smooth", "linf", "l2"} <= set(PARTS)
+
+
+@each_part
+def test_parts_are_frozen_values_with_defaults(part: type[Part]) -> None:
+    value = part()
+    assert value == part()
+    assert hash(value) == hash(part())
+    assert eval(repr(value), {part.__name__: part}) == value
+    assert compose(value) != compose() or value in (CrossEntropy(), LInf())
+    for field in fields(value):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+@each_part
+def test_parts_are_spelled_by_their_name(part: type[Part]) -> None:
+    # An entry of the same name comes first; it holds the part.
+    name = part.__name__.lower()
+    assert attack(name) == (ENTRIES[name].attack if name in ENTRIES else compose(part()))
+
+
+def test_si_is_ni_with_darker_copies() -> None:
+    assert ENTRIES["si"].attack == Attack(transforms=(Scale(copies=5),), gradients=(Nesterov(),))
+    assert ENTRIES["si"].attack.evaluations == 50

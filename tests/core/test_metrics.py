@@ -1,0 +1,55 @@
+"""One worked example; the general laws are in tests/laws."""
+
+import pytest
+import torch
+
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError
+from segtrans.metrics import Counts, confusion, miou
+
+TRUTH = torch.tensor([[[0, 0, 0, 0], [1, 1, VOID, VOID]], [[1, 1, 1, 1], [1, 1, 1, 0]]])
+CLEAN = torch.tensor([[[0, 0, 0, 1], [1, 1, 0, 1]], [[1, 1, 1, 1], [1, 1, 0, 0]]])
+AFTER = torch.tensor([[[1, 1, 0, 0], [1, 0, 2, 2]], [[1, 1, 1, 1], [1, 1, 0, 0]]])
+
+
+def test_a_worked_example() -> None:
+    counts = Counts.of(TRUTH, CLEAN, AFTER, 3)
+    assert counts.clean.tolist() == [[[3, 1, 0], [0, 2, 0], [0, 0, 0]], [[1, 0, 0], [1, 6, 0], [0, 0, 0]]]
+    assert counts.attacked.tolist() == [[[2, 2, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 6, 0], [0, 0, 0]]]
+    assert counts.flipped.tolist() == [3, 0]
+    assert counts.changed.tolist() == [4, 0]
+    clean, after = (4 / 6 + 8 / 10) / 2, (3 / 7 + 7 / 11) / 2
+    assert counts.measures() == pytest.approx(
+        {
+            "miou_clean": clean,
+            "miou": after,
+            "macc": (3 / 5 + 7 / 9) / 2,
+            "aacc": 10 / 14,
+            "asr_miou": 1 - after / clean,
+            "asr_pixel": 3 / 12,
+            "apsr": 4 / 14,
+            "drop": clean - after,
+            "disagreement": 4 / 14,
+            "miou_image": ((2 / 5 + 1 / 4) / 2 + (1 / 2 + 6 / 7) / 2) / 2,
+        }
+    )
+
+
+def test_the_data_sets_miou_is_not_the_mean_of_the_images() -> None:
+    measures = Counts.of(TRUTH, CLEAN, AFTER, 3).measures()
+    assert measures["miou"] != pytest.approx(measures["miou_image"])
+
+
+def test_nothing_scored_is_an_error() -> None:
+    with pytest.raises(UsageError, match="no image was scored"):
+        Counts.concatenate([])
+
+
+def test_more_classes_than_occur_change_nothing() -> None:
+    few, many = Counts.of(TRUTH, CLEAN, AFTER, 3), Counts.of(TRUTH, CLEAN, AFTER, 150)
+    assert few.measures() == pytest.approx(many.measures())
+
+
+def test_miou_of_many_matrices_at_once() -> None:
+    matrices = confusion(TRUTH, AFTER, 3)
+    assert torch.equal(miou(matrices), torch.stack([miou(m) for m in matrices]))

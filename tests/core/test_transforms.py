@@ -1,0 +1,209 @@
+"""Input transformations, each against its description."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError
+from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform, resample
+from toys import TRANSFORMS, dense, draw, each_transform, images, labels
+
+SIZE = (24, 30)
+X, Y = images(3, SIZE), labels(3, SIZE)
+
+
+@each_transform
+def test_shapes_types_and_range(transform: Transform) -> None:
+    for dtype in (torch.float32, torch.float64):
+        x, y = X.to(dtype), Y.clone()
+        image, label = transform(x, y, draw(3, dtype=dtype))
+        assert image.dtype == dtype
+        assert label.dtype == torch.int64
+        assert image.shape == (3, 3, *label.shape[-2:])
+        assert image.min() >= -1e-6
+        assert image.max() <= 1 + 1e-6
+        assert torch.equal(x, X.to(dtype)), "the input is not written to"
+        assert torch.equal(y, Y)
+
+
+@each_transform
+def test_a_transform_is_a_function_of_its_draw(transform: Transform) -> None:
+    one, other = (transform(X, Y, draw(3, seed=8)) for _ in range(2))
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+@each_transform
+def test_items_of_a_batch_do_not_mix(transform: Transform) -> None:
+    image, label = transform(X, Y, draw(3))
+    for count in (1, 2):
+        some, their = transform(X[:count], Y[:count], draw(count))
+        assert torch.equal(some, image[:count])
+        assert torch.equal(their, label[:count])
+
+
+@each_transform
+def test_other_pixels_of_another_image_do_not_matter(transform: Transform) -> None:
+    changed = X.clone()
+    changed[1] = 1 - changed[1]
+    image, _ = transform(X, Y, draw(3))
+    other, _ = transform(changed, Y, draw(3))
+    assert torch.equal(image[[0, 2]], other[[0, 2]])
+
+
+@each_transform
+def test_images_of_a_single_pixel_and_of_a_single_row(transform: Transform) -> None:
+    for size in ((1, 1), (1, 40), (40, 1)):
+        image, label = transform(images(2, size), dense(2, size), draw(2))
+        assert image.isfinite().all()
+        assert image.shape[-2:] == label.shape[-2:]
+
+
+@pytest.mark.parametrize("copies", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("part", sorted({type(t) for t in TRANSFORMS.values()}, key=lambda part: part.__name__))
+def test_copies_are_whole_numbers(part: type[Transform], copies: int) -> None:
+    with pytest.raises(UsageError, match=f"^{part.__name__} copies is {copies!r}; allowed are whole numbers from 1"):
+        part(copies=copies)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Remap(grid=0),
+        lambda: Remap(grid=2.0),
+        lambda: Remap(cuts="uneven"),
+        lambda: Remap(flip="vertical"),
+        lambda: Remap(scale=(0, 1)),
+        lambda: Remap(scale=(2, 1)),
+        lambda: Remap(scale=(1, 2, 3)),
+        lambda: Resize(scale=(0.5, 1.1)),
+        lambda: Resize(scale=(-0.5, 1)),
+        lambda: Resize(probability=1.5),
+        lambda: Resize(probability=-0.5),
+        lambda: Rescale(scale=(0, 2)),
+        lambda: Rescale(scale=(3, 2)),
+    ],
+)
+def test_impossible_settings_are_refused(make: type) -> None:
+    with pytest.raises(UsageError, match=r"^(Remap|Resize|Rescale) \w+ is .*; allowed are"):
+        make()
+
+
+def coordinates(size: tuple[int, int], batch: int) -> Tensor:
+    """An image whose channels are row, column and 1, so that what arrives says where it came from."""
+    rows, cols = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in size), indexing="ij")
+    return torch.stack([rows, cols, torch.ones(size, dtype=torch.float64)]).expand(batch, -1, -1, -1)
+
+
+def test_resample_reads_where_it_is_told() -> None:
+    rows, cols = (5 * draw(2, seed=s).uniform(4, 7) for s in (1, 2))
+    image, label = resample(coordinates(SIZE, 2), coordinates(SIZE, 2)[:, 1].long(), rows, cols)
+    assert torch.allclose(image[:, 0], rows)
+    assert torch.allclose(image[:, 1], cols)
+    assert ((label - cols).abs() <= 0.5).all()
+
+
+def test_resample_clamps_and_blanks() -> None:
+    rows = torch.tensor([[[-3.0, 99.0, 2.0]]], dtype=torch.float64)
+    inside = torch.tensor([[[True, True, False]]])
+    image, label = resample(coordinates(SIZE, 1), dense(1, SIZE), rows, rows, inside)
+    assert image[0, 0].tolist() == [[0, SIZE[0] - 1, 0]]
+    assert image[0, 2].tolist() == [[1, 1, 0]]
+    assert label[0, 0, 2] == VOID
+    assert VOID not in label[0, 0, :2]
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 7])
+@pytest.mark.parametrize("cuts", ["random", "even"])
+def test_remap_shows_windows_of_the_image(grid: int, cuts: str) -> None:
+    """Within a region rows and columns advance evenly, by window / region, up or down where mirrored."""
+    part = Remap(grid=grid, cuts=cuts, scale=(0.5, 1.5))
+    image, _ = part(coordinates(SIZE, 40), dense(40, SIZE), draw(40))
+    assert torch.allclose(image[:, 2], torch.ones_like(image[:, 2])), "every pixel is filled"
+    for source, axis in ((image[:, 0], 1), (image[:, 1], 2)):
+        steps = source.diff(dim=axis)
+        # Every region border may jump; the rest of the rows are even steps of at most the largest scale.
+        even = (steps.abs() <= 1.6).all(3 - axis)
+        assert (~even).sum(1).max() <= grid - 1
+    assert image[:, 0].max() <= SIZE[0] - 1
+    assert image[:, 1].max() <= SIZE[1] - 1
+
+
+def test_remap_reaches_every_corner() -> None:
+    image, _ = Remap()(coordinates(SIZE, 200), dense(200, SIZE), draw(200))
+    for channel, side in ((0, SIZE[0]), (1, SIZE[1])):
+        assert image[:, channel].min() < 0.5
+        assert image[:, channel].max() > side - 1.5
+        assert image[:, channel].mean() == pytest.approx((side - 1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flip", "rows", "cols"), [("none", False, False), ("horizontal", False, True), ("both", True, True)]
+)
+def test_remap_mirrors_as_told(flip: str, rows: bool, cols: bool) -> None:
+    image, _ = Remap(grid=1, scale=(1, 1), flip=flip)(coordinates(SIZE, 60), dense(60, SIZE), draw(60))
+    for mirrored, channel, axis in ((rows, 0, 1), (cols, 1, 2)):
+        down = (image[:, channel].diff(dim=axis) < 0).flatten(1).all(1).double().mean()
+        assert (0.25 < down < 0.75) if mirrored else down == 0
+
+
+def test_remap_draws_its_cuts_within_bounds() -> None:
+    """Sides in proportion to U(1, 2): of two, none is smaller than a third."""
+    part = Remap(grid=2, scale=(0.01, 0.01), flip="none")
+    image, _ = part(coordinates((60, 60), 300), dense(300, (60, 60)), draw(300))
+    # A window of one pixel shows constant regions, whose borders are where rows change.
+    border = (image[:, 0, :, 0].diff(dim=1) != 0).double().argmax(1) + 1
+    border = border[(image[:, 0, :, 0].diff(dim=1) != 0).any(1)]
+    assert 20 <= border.min() < 23
+    assert 37 < border.max() <= 40
+    even, _ = Remap(grid=2, cuts="even", scale=(0.01, 0.01), flip="none")(
+        coordinates((60, 60), 30), dense(30, (60, 60)), draw(30)
+    )
+    assert set((even[:, 0, :, 0].diff(dim=1) != 0).nonzero()[:, 1].tolist()) == {29}
+
+
+def test_resize_puts_the_whole_image_somewhere_on_black() -> None:
+    part = Resize(scale=(0.5, 0.8), probability=1)
+    image, label = part(coordinates(SIZE, 100), dense(100, SIZE), draw(100))
+    inside = image[:, 2] > 0
+    assert torch.equal(inside, label != VOID)
+    height, width = inside.any(2).sum(1), inside.any(1).sum(1)
+    assert torch.equal(height * width, inside.sum((1, 2))), "a rectangle"
+    assert height.min() >= 12
+    assert height.max() <= 19
+    assert ((height / SIZE[0] - width / SIZE[1]).abs() < 0.05).all(), "in proportion"
+    assert image[:, 0].amax((1, 2)).min() > SIZE[0] - 3, "the whole image"
+    tops = inside.any(2).double().argmax(1)
+    assert tops.min() == 0
+    assert len(set(tops.tolist())) > 5
+
+
+def test_resize_leaves_some_images_alone() -> None:
+    x, y = images(1, SIZE).expand(400, -1, -1, -1), dense(1, SIZE).expand(400, -1, -1)
+    image, _ = Resize(scale=(0.5, 0.6), probability=0.3)(x, y, draw(400))
+    assert (image == x).flatten(1).all(1).double().mean() == pytest.approx(0.7, abs=0.07)
+
+
+def test_rescale_is_an_ordinary_resize_of_the_batch() -> None:
+    factors = set()
+    for seed in range(20):
+        image, label = Rescale()(X, Y, draw(3, seed=seed))
+        height, width = image.shape[-2:]
+        assert 12 <= height <= 48
+        assert 15 <= width <= 60
+        assert label.shape[-2:] == (height, width)
+        expected = F.interpolate(X, (height, width), mode="bilinear", antialias=height < SIZE[0])
+        assert torch.equal(image, expected)
+        factors.add(height / SIZE[0])
+    assert min(factors) < 0.75
+    assert max(factors) > 1.4
+    assert sum(factor < 1 for factor in factors) > 3, "shrunk about as often as enlarged"
+
+
+def test_scale_divides_by_powers_of_two() -> None:
+    for copy in range(5):
+        image, label = Scale()(X, Y, draw(3, copy=copy))
+        assert torch.equal(image, X / 2**copy)
+        assert torch.equal(label, Y)

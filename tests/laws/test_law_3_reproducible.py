@@ -1,0 +1,94 @@
+"""Law 3: the seed and the image decide everything; batch, order and chunking decide nothing."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from segtrans.attack import Attack
+from segtrans.random import Draw
+from toys import ATTACKS, Context, each_attack, images, labels
+
+X, Y = images(4), labels(4)
+MODEL = Context()
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Grows whenever a random number is drawn."""
+    calls: list[int] = []
+    original = Draw._uniform
+
+    def counted(self: Draw, keys: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        calls.append(1)
+        return original(self, keys, shape)
+
+    monkeypatch.setattr(Draw, "_uniform", counted)
+    return calls
+
+
+@each_attack
+def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
+    first = attack(MODEL, X, Y, seed=1)
+    random = bool(draws)
+    assert torch.equal(first, attack(MODEL, X, Y, seed=1))
+    same = (first == attack(MODEL, X, Y, seed=2)).flatten(1).all(1)
+    assert not same.any() if random else same.all(), "another seed is another draw for every image"
+
+
+def test_default_seed_is_zero() -> None:
+    attack = ATTACKS["segtrans"]
+    assert torch.equal(attack(MODEL, X, Y), attack(MODEL, X, Y, seed=0))
+
+
+@each_attack
+def test_the_batch_does_not_matter(attack: Attack) -> None:
+    together = attack(MODEL, X, Y, seed=5)
+    singly = [attack(MODEL, x[None], y[None], seed=5) for x, y in zip(X, Y, strict=True)]
+    assert torch.equal(together, torch.cat(singly))
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(together[order], attack(MODEL, X[order], Y[order], seed=5))
+
+
+@each_attack
+def test_the_models_own_prediction_does_not_depend_on_the_batch_either(attack: Attack) -> None:
+    together = attack(MODEL, X)
+    assert torch.equal(together[1:2], attack(MODEL, X[1:2]))
+    assert torch.equal(together, attack(MODEL, X, MODEL(X).argmax(1)))
+
+
+COPIED = {name: attack for name, attack in ATTACKS.items() if attack.copies > 1}
+
+
+@pytest.mark.parametrize("attack", COPIED.values(), ids=COPIED)
+def test_chunks_do_not_matter(attack: Attack) -> None:
+    one = attack.perturb(MODEL, X, Y, chunk=1)
+    for chunk in (2, attack.copies, 100):
+        many = attack.perturb(MODEL, X, Y, chunk=chunk)
+        assert torch.equal(one.adversarial, many.adversarial)
+        assert one.evaluations == many.evaluations
+
+
+def test_chunks_are_what_the_model_sees() -> None:
+    sizes: list[int] = []
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return MODEL(x)
+
+    ATTACKS["remap(copies=3)"].perturb(model, X, Y, chunk=2)
+    assert sizes == [8, 4, 8, 4]
+
+
+def test_copies_of_one_image_differ_but_equal_images_are_treated_alike() -> None:
+    attack = ATTACKS["segtrans"]
+    twice = attack(MODEL, X[[0, 0]], Y[[0, 0]])
+    assert torch.equal(twice[0], twice[1])
+
+
+@each_attack
+def test_float32_follows_float64(attack: Attack) -> None:
+    """The draw is the same in both; only steps whose gradient is close to zero may turn out otherwise."""
+    exact = attack(MODEL, X, Y)
+    rounded = attack(Context().float(), X.float(), Y).double()
+    assert (exact - rounded).abs().median() < 1e-6

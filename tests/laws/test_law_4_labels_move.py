@@ -1,0 +1,76 @@
+"""Law 4: labels move with their pixels, through every input transformation.
+
+Every label becomes a channel of an image that is one where the label is; image and labels then go through the
+transformation together. Where only one channel has arrived, the label must be that channel's, elsewhere it must be one
+of those that arrived; void may be introduced only where nothing arrived.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segtrans.catalogue import ENTRIES
+from segtrans.data.base import VOID
+from segtrans.transforms import Transform
+from toys import draw, each_transform, labels
+
+# Three channels are three labels, one of them void.
+VALUES = torch.tensor([0, 1, VOID])
+SIZES = [(65, 97), (128, 128), (160, 96), (7, 5)]
+
+
+def check(transform: Transform, y: Tensor, dtype: torch.dtype, seed: int, copy: int) -> float:
+    """The share of output pixels whose label is beyond doubt."""
+    x = (y[:, None] == VALUES.view(-1, 1, 1)).to(dtype)
+    image, label = transform(x, y, draw(len(y), seed=seed, copy=copy, dtype=dtype))
+    assert image.dtype == dtype
+    assert label.dtype == torch.int64
+    assert image.shape[-2:] == label.shape[-2:]
+    assert len(image) == len(label) == len(y)
+    assert torch.isin(label, VALUES).all()
+    arrived = image > 1e-6
+    channel = (label[..., None] == VALUES).long().argmax(-1)
+    nothing = ~arrived.any(1)
+    assert (label[nothing] == VOID).all(), "no content, no label"
+    assert arrived.gather(1, channel[:, None])[:, 0][~nothing].all(), "a label without any of its pixels"
+    pure = arrived.sum(1) == 1
+    assert torch.equal(channel[pure], arrived.long().argmax(1)[pure])
+    return float(pure.double().mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@each_transform
+def test_labels_move_with_pixels(transform: Transform, batch: int, size: tuple[int, int], dtype: torch.dtype) -> None:
+    y = labels(batch, size, values=VALUES.tolist(), block=9)
+    for seed, copy in ((0, 0), (1, 0), (2, transform.copies - 1)):
+        pure = check(transform, y, dtype, seed, copy)
+        assert pure > 0.1 or min(size) < 10, "the check must have something to check"
+
+
+USED = {f"{name}: {t!r}": t for name, entry in ENTRIES.items() for t in entry.attack.transforms}
+
+
+@pytest.mark.parametrize("transform", USED.values(), ids=USED)
+def test_labels_move_with_the_catalogues_settings(transform: Transform) -> None:
+    y = labels(2, (65, 97), values=VALUES.tolist(), block=9)
+    for copy in range(transform.copies):
+        check(transform, y, torch.float32, 0, copy)
+
+
+@each_transform
+def test_every_label_keeps_its_colour(transform: Transform) -> None:
+    """Full-size patches of one grey level per class: the label tells the grey level, whatever happened to place."""
+    y = torch.zeros(2, 48, 64, dtype=torch.int64)
+    y[:, :, 32:] = 1
+    x = torch.where(y == 1, 0.8, 0.2)[:, None].double().expand(-1, 3, -1, -1)
+    image, label = transform(x, y, draw(2))
+    bright = F.max_pool2d(image, 3, 1, 1) == -F.max_pool2d(-image, 3, 1, 1)
+    flat = bright[:, 0] & (label != VOID)
+    # A transformation may darken the image as a whole (Scale); within one image brighter is still class 1.
+    assert flat.any()
+    for grey, classes, inside in zip(image[:, 0], label, flat, strict=True):
+        dark, light = grey[inside & (classes == 0)], grey[inside & (classes == 1)]
+        assert not (len(dark) and len(light)) or dark.max() < light.min()

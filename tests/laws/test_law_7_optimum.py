@@ -1,0 +1,134 @@
+"""Law 7: where the best attack is known, it is found; and every gradient is the gradient of what it says."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from segtrans.attack import Attack
+from segtrans.catalogue import ENTRIES
+from segtrans.catalogue import attack as read
+from segtrans.gradients import Smooth
+from segtrans.objectives import Objective
+from segtrans.threat import L2
+from segtrans.transforms import Transform
+from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, run_of
+
+TWO = PixelLinear(classes=2)
+# Budget, step and images are multiples of 1/256, so that float64 adds them without rounding.
+X = (images(2) * 255 / 256 * 256).round() / 256
+Y = labels(2, values=(0, 1))
+EPS = 8 / 256
+
+
+def ascent() -> Tensor:
+    """With two classes and logits w·x, the loss of a pixel grows along w_other - w_own wherever it is."""
+    weight = TWO.weight[:, :, 0, 0]
+    return (weight.flip(0) - weight)[Y].movedim(-1, 1).sign()
+
+
+# Transformations and smoothing give the pixels a common fate; of everything else the optimum is known.
+DIRECT = {
+    name: entry.attack
+    for name, entry in ENTRIES.items()
+    if entry.attack.iterations
+    and not entry.attack.transforms
+    and not any(isinstance(g, Smooth) for g in entry.attack.gradients)
+}
+
+
+def test_there_are_attacks_to_check() -> None:
+    assert {"fgsm", "bim", "pgd", "mi", "ni", "segpgd", "cospgd"} <= set(DIRECT)
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_attacks_reach_the_best_corner(name: str) -> None:
+    adversarial = read(f"linf(eps={EPS}) + {name}")(TWO, X, Y)
+    expected = (X + EPS * ascent()).clamp(0, 1)
+    if ENTRIES[name].attack.random_start or name == "fgsm":
+        assert torch.equal(adversarial, expected)
+    else:
+        # Ten tenths of the budget add up to it but for rounding.
+        assert torch.allclose(adversarial, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("text", ["bim", "mi", "ni"])
+def test_without_rounding_the_corner_is_exact(text: str) -> None:
+    attack = read(f"linf(eps={EPS}) + {text}(iterations=8)")
+    assert torch.equal(attack(TWO, X, Y), (X + EPS * ascent()).clamp(0, 1))
+
+
+def test_l2_follows_the_gradient() -> None:
+    """One step from inside the box goes along the normalised gradient, to the end of the ball."""
+    x = 0.3 + 0.4 * images(2)
+    attack = Attack(threat=L2(1.0), iterations=1)
+    run = run_of(attack, x, Y, TWO)
+    gradient = run.gradient(x)
+    expected = x + gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(attack(TWO, x, Y), expected, atol=1e-12)
+    assert torch.allclose(attack.threat.distance(expected, x), torch.ones(2, dtype=torch.float64))
+
+
+class Held(TorchFunctionMode):
+    """Lets every ``detach`` return what it returned at the first evaluation: detached values are constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+        self.first = True
+        self.next = 0
+
+    def again(self) -> "Held":
+        self.first = self.first and not self.values
+        self.next = 0
+        return self
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if func is not Tensor.detach:
+            return func(*args, **(kwargs or {}))
+        if self.first:
+            self.values.append(args[0].detach().clone())
+        self.next += 1
+        return self.values[self.next - 1].clone()
+
+
+@each_objective
+def test_gradient_of_objectives(objective: Objective) -> None:
+    y = labels(2, (4, 5), block=2)
+    run = run_of(Attack(objective=objective), images(2, (4, 5)), y)
+    run.iteration = 3
+    logits = 2 * torch.randn(2, CLASSES, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    held = Held()
+
+    def value(z: Tensor) -> Tensor:
+        with held.again():
+            return objective(z, y, run)
+
+    value(logits)
+    assert torch.autograd.gradcheck(value, logits.requires_grad_())
+
+
+@each_transform
+def test_gradient_of_transformations(transform: Transform) -> None:
+    x, y = images(2, (4, 5)).requires_grad_(), labels(2, (4, 5), block=2)
+    for copy in {0, transform.copies - 1}:
+        assert torch.autograd.gradcheck(lambda z, copy=copy: transform(z, y, draw(2, copy=copy))[0], x, fast_mode=True)
+
+
+def test_the_attacks_gradient_is_the_mean_over_copies() -> None:
+    attack = read("remap(copies=3) + scale(copies=2)")
+    x, y = images(1, (4, 6)), labels(1, (4, 6), block=2)
+    model = PixelLinear()
+    run = run_of(attack, x, y, model)
+
+    def loss(z: Tensor) -> Tensor:
+        """The same sum over copies as in the loop, as one number; a new count makes the draws those of the first."""
+        run._gradients_this_iteration = (0, 1)
+        return sum(run._losses(z, torch.tensor([copy])).sum() for copy in range(6)) / 6
+
+    leaf = x.clone().requires_grad_()
+    assert torch.autograd.gradcheck(loss, leaf, fast_mode=True)
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    assert torch.allclose(run_of(attack, x, y, model).gradient(x), expected, rtol=1e-12, atol=1e-15)

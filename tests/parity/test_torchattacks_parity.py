@@ -1,0 +1,103 @@
+"""Our attacks are torchattacks', in float64, on labels without void, where the two are meant to be the same.
+
+torchattacks averages its loss over the whole batch and we do not, so batches are powers of two: a gradient divided by
+2 or 4 has the same digits, and every later number is the same to the last bit.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segtrans.catalogue import attack as read
+from segtrans.catalogue import compose
+from segtrans.random import Draw
+from segtrans.threat import LInf
+from toys import Context, dense, images, run_of
+
+torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed ; make setup installs it")
+
+EPS, STEPS = 8 / 255, 10
+MODEL = Context()
+
+
+def theirs(name: str, batch: int, **settings: Any) -> Tensor:
+    attack = getattr(torchattacks, name)(MODEL, eps=EPS, **settings)
+    if name == "TIFGSM":
+        # Its kernel is float32 and two-dimensional; the same weights in float64 go with float64 gradients.
+        kernel = torch.from_numpy(attack.gkern(attack.len_kernel, attack.nsig))
+        attack.stacked_kernel = kernel.expand(3, 1, -1, -1)
+    return attack(images(batch), dense(batch))
+
+
+def ours(text: str, batch: int) -> Tensor:
+    return read(text)(MODEL, images(batch), dense(batch))
+
+
+PAIRS = {
+    "PGD": ("bim(step_size=2/255)", {"alpha": 2 / 255, "steps": STEPS, "random_start": False}),
+    "MIFGSM": ("mi", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
+    "NIFGSM": ("ni", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
+    "SINIFGSM": ("si", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0, "m": 5}),
+    "BIM": ("bim(step_size=2/255)", {"alpha": 2 / 255, "steps": STEPS}),
+    "FGSM": ("fgsm", {}),
+}
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.parametrize("name", PAIRS)
+def test_same_adversarial_images(name: str, batch: int) -> None:
+    text, settings = PAIRS[name]
+    found, expected = ours(text, batch), theirs(name, batch, **settings)
+    assert (expected != images(batch)).double().mean() > 0.9
+    if name in ("FGSM", "BIM"):
+        # FGSM and BIM clip in another order of operations (no x + (adv - x)): equal but for rounding.
+        assert (found - expected).abs().max() <= 1e-15
+    else:
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("text", "decay"), [("smooth + bim", 0.0), ("ti", 1.0)])
+def test_translation_invariance_is_the_same(text: str, decay: float) -> None:
+    """Ours smooths along columns, then rows, theirs in one two-dimensional convolution: equal but for rounding."""
+    settings = {
+        "alpha": EPS / STEPS,
+        "steps": STEPS,
+        "decay": decay,
+        "diversity_prob": 0.0,
+        "len_kernel": 15,
+        "nsig": 3,
+    }
+    expected = theirs("TIFGSM", 2, **settings)
+    assert (ours(text, 2) - expected).abs().max() <= 1e-6
+
+
+@dataclass(frozen=True, repr=False)
+class TheirStart(LInf):
+    """Begins where torchattacks' global generator says."""
+
+    def start(self, x: Tensor, draw: Draw) -> Tensor:
+        return (x + torch.empty_like(x).uniform_(-self.radius, self.radius)).clamp(0, 1)
+
+
+def test_same_from_a_shared_random_start() -> None:
+    torch.manual_seed(5)
+    expected = theirs("PGD", 2, alpha=2 / 255, steps=STEPS, random_start=True)
+    torch.manual_seed(5)
+    found = compose(TheirStart(EPS), read("pgd(step_size=2/255)"))(MODEL, images(2), dense(2))
+    assert torch.equal(found, expected)
+
+
+def test_a_quarter_of_the_budget_is_two_grey_levels_of_eight() -> None:
+    assert read("pgd").step == 2 / 255
+
+
+def test_without_the_batch_mean_theirs_depends_on_the_batch_and_ours_does_not() -> None:
+    """Signs and means per image hide torchattacks' mean over the batch; its gradient itself is N times smaller."""
+    x, y = images(4), dense(4)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.CrossEntropyLoss()(MODEL(leaf), y), leaf)
+    run = run_of(read("bim"), x, y, MODEL)
+    assert torch.equal(run.gradient(x), 4 * gradient)

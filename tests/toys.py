@@ -1,0 +1,164 @@
+"""Tiny float64 models, images and labels for the tests of the attack core, and everything registered to run them on.
+
+``ATTACKS`` holds every entry of the catalogue, every part on its own, and every input transformation with three
+copies, all read from the registries: what is registered is tested. ``TRANSFORMS`` and ``OBJECTIVES`` do the same for
+single parts, with settings that go further than the defaults.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segtrans.attack import Attack, Run
+from segtrans.catalogue import ENTRIES, PARTS, compose
+from segtrans.catalogue import attack as read
+from segtrans.data.base import VOID
+from segtrans.objectives import Objective
+from segtrans.random import Draw, derive
+from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
+
+CLASSES = 3
+SIZE = (17, 22)
+
+
+class PixelLinear(nn.Module):
+    """Logits of a pixel are a linear function of that pixel alone."""
+
+    def __init__(self, classes: int = CLASSES, seed: int = 0) -> None:
+        super().__init__()
+        weight = torch.randn(classes, 3, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight.to(x))
+
+
+class Context(nn.Module):
+    """Three small convolutions, so that a pixel's logits depend on its neighbours; in evaluation mode."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Conv2d(6, 6, 3, padding=2, dilation=2),
+            nn.Tanh(),
+            nn.Conv2d(6, CLASSES, 1),
+        )
+        generator = torch.Generator().manual_seed(seed)
+        for value in self.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(2 * torch.rand(value.shape, generator=generator) - 1)
+        self.body[1].running_var.fill_(2.0)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(2 * x)
+
+
+class Constant(nn.Module):
+    """The same logits whatever the image, and a gradient of exactly zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x.sum(1, keepdim=True) + torch.arange(CLASSES).to(x).view(1, -1, 1, 1)
+
+
+def bright(x: Tensor) -> Tensor:
+    """Which images are bright on the whole, (N, 1, 1, 1)."""
+    return (x.mean((1, 2, 3)) > 0.6).view(-1, 1, 1, 1)
+
+
+class BreaksOnBright(nn.Module):
+    """``inner``, but with ``value`` instead of the logits of every bright image."""
+
+    def __init__(self, inner: nn.Module, value: float = torch.nan) -> None:
+        super().__init__()
+        self.inner, self.value = inner, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * torch.where(bright(x), self.value, 1.0)
+
+
+def images(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0, high: float = 1.0) -> Tensor:
+    """Random images on the 8-bit grid, float64 in [0, high]."""
+    generator = torch.Generator().manual_seed(seed)
+    return (high * torch.rand(count, 3, *size, generator=generator, dtype=torch.float64) * 255).round() / 255
+
+
+def labels(
+    count: int = 3,
+    size: tuple[int, int] = SIZE,
+    *,
+    seed: int = 0,
+    values: Iterable[int] = (*range(CLASSES), VOID),
+    block: int = 5,
+) -> Tensor:
+    """Patches of about ``block`` pixels with one of ``values`` each, so that there are insides as well as borders."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.tensor(tuple(values))
+    rows, cols = (torch.arange(side) * 2 // (2 * block - 1) for side in size)
+    patches = torch.randint(len(values), (count, int(rows[-1]) + 1, int(cols[-1]) + 1), generator=generator)
+    return values[patches[:, rows][:, :, cols]]
+
+
+def dense(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0) -> Tensor:
+    """Labels without void."""
+    return labels(count, size, seed=seed, values=range(CLASSES))
+
+
+def draw(batch: int, *, seed: int = 0, copy: int = 0, dtype: torch.dtype = torch.float64, same: bool = False) -> Draw:
+    """Random numbers for a part on its own; with ``same`` every item of the batch gets the same ones."""
+    items = torch.zeros(batch, dtype=torch.int64) if same else torch.arange(batch)
+    start = torch.zeros(1, dtype=torch.int64)
+    return Draw(derive(derive(items, seed), copy), torch.full((batch,), copy), derive(start, seed), dtype)
+
+
+def run_of(attack: Attack, x: Tensor, y: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Run:
+    """What parts are given, as at the first iteration."""
+    return Run(attack, model or PixelLinear(), x, y, 0, 1)
+
+
+def parts_of(kind: type) -> dict[str, type]:
+    """The registered parts of one kind."""
+    return {name: part for name, part in PARTS.items() if issubclass(part, kind)}
+
+
+def _attacks() -> Iterator[tuple[str, Attack]]:
+    for name, entry in ENTRIES.items():
+        # Four iterations show what ten would; their step is then larger where it is a share of the budget.
+        yield name, replace(entry.attack, iterations=min(entry.attack.iterations, 4))
+    for name, part in PARTS.items():
+        yield f"{name}()", replace(compose(part()), iterations=2)
+        if issubclass(part, Transform):
+            yield f"{name}(copies=3)", replace(compose(part(copies=3)), iterations=2)
+    for text in ("segpgd + remap(copies=2) + scale(copies=2) + smooth(size=5) + mi(iterations=4)", "l2 + cospgd + di"):
+        yield text, read(text)
+
+
+ATTACKS = dict(_attacks())
+
+TRANSFORMS: dict[str, Transform] = {
+    **{f"{name}()": part() for name, part in parts_of(Transform).items()},
+    **{
+        repr(part): part
+        for part in (
+            Remap(grid=3, cuts="even", scale=(0.3, 0.7), flip="horizontal"),
+            Remap(grid=5, scale=(1.5, 4.0), flip="none"),
+            Resize(scale=(0.4, 0.9), probability=1.0),
+            Rescale(scale=(0.3, 0.6)),
+            Rescale(scale=(1.3, 2.2)),
+            Scale(copies=2),
+        )
+    },
+}
+
+OBJECTIVES: dict[str, Objective] = {name: part() for name, part in parts_of(Objective).items()}
+
+each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
