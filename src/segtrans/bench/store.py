@@ -1,0 +1,112 @@
+"""Where results lie: one immutable shard per finished unit, images and masks as PNG, all in one folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segtrans.io import Pixels, read_image, read_mask, write_atomically, write_image
+
+
+def slug(name: str) -> str:
+    """A file name for any name: its readable end, and a hash that keeps different names apart."""
+    tail = re.split(r"[/\\]", name.partition("?")[0].rstrip("/\\"))[-1]
+    plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2]).strip("._")[-60:] or "unnamed"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def fingerprint(identity: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The outcome of a unit: named tensors and a JSON-able header."""
+
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A results folder.
+
+    ``units/`` holds shards, ``images/`` the adversarial images, ``masks/`` what models predicted.
+    """
+
+    root: Path
+
+    def shard_path(self, unit: str) -> Path:
+        return self.root / "units" / f"{unit}.safetensors"
+
+    def read(self, unit: str, identity: str) -> Shard | None:
+        """The shard of a finished unit, or None if it is missing, damaged, or the outcome of something else."""
+        path = self.shard_path(unit)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["segtrans"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            intact = header["checksum"] == _checksum(tensors, header["content"])
+            if not intact or header["identity"] != identity:
+                return None
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        return Shard(tensors, header["content"])
+
+    def write(self, unit: str, identity: str, shard: Shard) -> None:
+        """Keep a finished unit: all of it or nothing."""
+        content = dict(shard.header)
+        header = {"identity": identity, "content": content, "checksum": _checksum(shard.tensors, content)}
+        tensors = {name: value.contiguous() for name, value in shard.tensors.items()}
+        metadata = {"segtrans": json.dumps(header)}
+        write_atomically(self.shard_path(unit), lambda path: save_file(tensors, path, metadata))
+
+    def image_path(self, surrogate: str, attack: str, seed: int, image: str) -> Path:
+        return self.root / "images" / slug(surrogate) / slug(attack) / f"seed{seed}" / f"{slug(image)}.png"
+
+    def clean_image_path(self, image: str) -> Path:
+        """Where a pictured image lies as the models saw it; no model's slug is ``clean``, since specs have a colon."""
+        return self.root / "images" / "clean" / f"{slug(image)}.png"
+
+    def keep_image(self, path: Path, pixels: Pixels) -> Pixels:
+        """Write an adversarial image and read it back, so that what is scored is what is on disk."""
+        write_image(path, pixels)
+        return read_image(path)
+
+    def mask_path(self, model: str, surrogate: str, attack: str, seed: int, image: str) -> Path:
+        folder = self.root / "masks" / slug(model)
+        return folder / slug(surrogate) / slug(attack) / f"seed{seed}" / f"{slug(image)}.png"
+
+    def clean_mask_path(self, model: str, image: str) -> Path:
+        return self.root / "masks" / slug(model) / "clean" / f"{slug(image)}.png"
+
+    def label_path(self, image: str) -> Path:
+        return self.root / "masks" / "labels" / f"{slug(image)}.png"
+
+    def write_mask(self, path: Path, mask: Tensor) -> None:
+        """Class ids (H, W), at most 255 of them, as a single-channel PNG."""
+        pixels = mask.to(torch.uint8).cpu().numpy()
+        write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", compress_level=3))
+
+    def read_mask(self, path: Path) -> Tensor:
+        return torch.from_numpy(read_mask(path).astype(np.int64))
+
+
+def _checksum(tensors: Mapping[str, Tensor], content: Any) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

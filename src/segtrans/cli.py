@@ -1,0 +1,264 @@
+"""The command line. Heavy imports wait inside the commands, so that help and errors come at once."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from segtrans.errors import SegtransError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from segtrans.data import Dataset
+
+app = typer.Typer(
+    help="Measure how adversarial examples transfer between semantic segmentation models.",
+    epilog="Exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 3 finished but some images failed, "
+    "4 missing data, extra or device, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+zoo_app = typer.Typer(help="The embedded models: check them, train new ones.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+Surrogates = Annotated[list[str] | None, typer.Option("--surrogate", "-s", help="Model to attack; repeatable.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", "-t", help="Model to fool; repeatable.")]
+Attacks = Annotated[list[str] | None, typer.Option("--attack", "-a", help="Attack or composition; repeatable.")]
+Size = Annotated[int | None, typer.Option(help="Squeeze images to this square; default: native size.")]
+Eps = Annotated[str | None, typer.Option(help="Budget of L-inf attacks, such as 8/255.")]
+Iterations = Annotated[int | None, typer.Option(help="Iterations of every iterative attack.")]
+StepSize = Annotated[str | None, typer.Option(help="Step of every iterative attack: 2/255, eps/4 or eps/T.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Seed; repeatable, one repetition each.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
+Batch = Annotated[int | None, typer.Option(help="Images per forward pass.")]
+Pictures = Annotated[int | None, typer.Option(help="How many images to draw with masks.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results; finished work there is not done again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
+Settings = Annotated[list[str] | None, typer.Option("-o", help="Any configuration key: KEY=VALUE; repeatable.")]
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; options override it.")] = None,
+    surrogate: Surrogates = None,
+    target: Targets = None,
+    attack: Attacks = None,
+    data: Annotated[str | None, typer.Option(help="voc:PATH, cityscapes:PATH, …, photos.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    size: Size = None,
+    eps: Eps = None,
+    iterations: Iterations = None,
+    step_size: StepSize = None,
+    seed: Seeds = None,
+    device: Device = None,
+    batch: Batch = None,
+    pictures: Pictures = None,
+    out: Out = None,
+    setting: Settings = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything, then stop.")] = False,
+) -> None:
+    """Craft on every surrogate with every attack, score on every target."""
+    from segtrans.spec import read_config
+
+    given = {
+        "surrogates": surrogate,
+        "targets": target,
+        "attacks": attack,
+        "data": data,
+        "limit": limit,
+        "size": size,
+        "eps": eps,
+        "iterations": iterations,
+        "step_size": step_size,
+        "seeds": seed,
+        "device": device,
+        "batch": batch,
+        "pictures": pictures,
+        "out": out,
+    }
+    values = read_config(config) if config is not None else {}
+    values |= {key: value for key, value in given.items() if value is not None} | _settings(setting or [])
+    raise typer.Exit(_run(values, as_json=as_json, quiet=quiet, dry_run=dry_run))
+
+
+@app.command()
+def attack(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    surrogate: Surrogates = None,
+    target: Targets = None,
+    attack: Attacks = None,
+    size: Size = None,
+    eps: Eps = None,
+    iterations: Iterations = None,
+    step_size: StepSize = None,
+    seed: Seeds = None,
+    device: Device = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack single photographs; each target's own clean prediction is the reference."""
+    from segtrans.data.folder import files
+
+    given = {
+        "surrogates": surrogate,
+        "targets": target,
+        "attacks": attack,
+        "size": size,
+        "eps": eps,
+        "iterations": iterations,
+        "step_size": step_size,
+        "seeds": seed,
+        "device": device,
+        "out": out,
+    }
+    values = {key: value for key, value in given.items() if value is not None}
+    values |= {"pictures": len(images), "data": "images"}
+    raise typer.Exit(_run(values, as_json=as_json, quiet=quiet, data=files(images)))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("runs/demo"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on embedded photographs and models, offline: SegTrans beside the classics."""
+    from segtrans.demo import CONFIG
+
+    raise typer.Exit(_run({**CONFIG, "out": out}, as_json=as_json, quiet=quiet))
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="attacks, parts, models or datasets.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what there is."""
+    from segtrans.listing import LISTINGS
+
+    if what not in LISTINGS:
+        raise unknown("listing", what, LISTINGS)
+    rows = LISTINGS[what]()
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    # A table cut to 80 columns loses its last words when it is piped somewhere.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@zoo_app.command()
+def verify(
+    data: Annotated[str, typer.Option(help="The evaluation data of the cards, such as voc:PATH.")],
+) -> None:
+    """Recompute every card's figures on the data it names."""
+    from segtrans.data import load_data
+    from segtrans.zoo.cards import verify_cards
+
+    dataset = load_data(data)
+    console = Console()
+    different = 0
+    for card, score, accuracy in verify_cards(dataset):
+        same = abs(score - card.miou) <= 0.1 and abs(accuracy - card.pixel_accuracy) <= 0.1
+        different += not same
+        console.print(
+            f"{card.name}: mIoU {score:.2f} (card {card.miou:.2f}), pixel accuracy {accuracy:.2f} "
+            f"(card {card.pixel_accuracy:.2f}) {'ok' if same else 'DIFFERENT'}",
+            soft_wrap=True,
+        )
+    raise typer.Exit(1 if different else 0)
+
+
+@zoo_app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s.")],
+    data: Annotated[str, typer.Option(help="Training data, such as voc:PATH?split=train.")],
+    evaluation: Annotated[str, typer.Option(help="Evaluation data of the card, such as voc:PATH.")],
+    weights: Annotated[Path, typer.Option(help="Folder with the ImageNet backbones.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, card and checkpoint.")],
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str, typer.Option()] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train a zoo model, store it as fp16 with its card; a run that was killed goes on."""
+    from segtrans.zoo.recipe import train_and_publish
+
+    card = train_and_publish(name, data, evaluation, weights, out, steps=steps, seed=seed, device=device, quiet=quiet)
+    Console().print(f"{card.name}: mIoU {card.miou:.2f}, pixel accuracy {card.pixel_accuracy:.2f}")
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """``-o KEY=VALUE`` options, values read as YAML."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"-o {pair!r} has no value; write -o KEY=VALUE")
+        values[key.replace("-", "_")] = yaml.safe_load(value)
+    return values
+
+
+def _run(
+    values: dict[str, Any], *, as_json: bool, quiet: bool, dry_run: bool = False, data: "Dataset | None" = None
+) -> int:
+    """Do a run, show it, and return its exit code."""
+    from segtrans.bench import execute, make_plan, save
+    from segtrans.report import write_report
+    from segtrans.report.table import print_tables
+    from segtrans.spec import make_config
+
+    plan = make_plan(make_config(values), data)
+    errors = Console(stderr=True)
+    if dry_run:
+        gradients = sum(plan.attacks[unit.attack].evaluations for unit in plan.units) * len(plan.data)
+        errors.print(
+            f"{len(plan.units)} units, {len(plan.data)} images, {gradients} gradient evaluations: all resolved"
+        )
+        return 0
+    outcome = execute(plan, quiet=quiet)
+    result = save(plan, outcome)
+    written = write_report(plan.store.root)
+    if as_json:
+        _print_json(result)
+    elif not quiet:
+        print_tables(result, Console())
+    if not quiet:
+        for path in written:
+            errors.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        for failure in outcome.failures:
+            errors.print(
+                f"failed: {failure.image} ({failure.where}): {failure.reason}", soft_wrap=True, highlight=False
+            )
+    return 130 if outcome.interrupted else 3 if outcome.failures else 0
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Entry point: errors a user can cause become one sentence and a documented exit code."""
+    try:
+        app()
+    except SegtransError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", soft_wrap=True, markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away; what is left to flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

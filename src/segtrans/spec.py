@@ -1,0 +1,96 @@
+"""The configuration of a run: YAML, command-line options and Python keywords become one checked value."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from segtrans.errors import DataError, UsageError, unknown
+from segtrans.threat import fraction
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class RunConfig(BaseModel):
+    """What a run does. Every key may stand in the YAML file and, with dashes, on the command line.
+
+    Attributes:
+        surrogates, targets: model names as :func:`segtrans.models.load_model` reads them; without targets the
+            surrogates are scored against each other.
+        attacks: as :func:`segtrans.catalogue.attack` reads them.
+        data: as :func:`segtrans.data.load_data` reads it.
+        limit: only the first so many images.
+        size: squeeze images and masks to this square; without it images keep their native size.
+        eps: budget of every L-inf attack; iterations: of every iterative attack; step_size: of every iterative attack.
+            Left out, each attack keeps its own.
+        seeds: one repetition of everything per seed.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+        batch: images per forward pass; chunk: transformed copies per forward pass. Neither changes results.
+        save_images: keep every adversarial image as PNG.
+        pictures: how many images are shown with masks.
+        out: where results go; finished work found there is not done again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    surrogates: Names
+    targets: tuple[str, ...] = ()
+    attacks: Names = ("segtrans",)
+    data: str = "photos"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    size: Annotated[int, Field(ge=16)] | None = None
+    eps: float | str | None = None
+    iterations: Annotated[int, Field(ge=1)] | None = None
+    step_size: float | str | None = None
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    device: str = "auto"
+    batch: Annotated[int, Field(ge=1)] = 4
+    chunk: Annotated[int, Field(ge=1)] = 1
+    save_images: bool = True
+    pictures: Annotated[int, Field(ge=0)] = 4
+    out: Path = Path("runs/latest")
+
+    @field_validator("surrogates", "targets", "attacks", "seeds", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One name stands for a list of one; repetitions count once."""
+        return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("eps")
+    @classmethod
+    def _radius(cls, value: float | str | None) -> float | str | None:
+        if value is not None and fraction(value, "eps") > 1:
+            radius = f"{fraction(value, 'eps'):g}"
+            raise UsageError(f"eps is {value}; images are in [0, 1], so write {radius}/255 for {radius} grey levels")
+        return value
+
+
+def make_config(values: dict[str, Any]) -> RunConfig:
+    """A checked configuration; UsageError with one sentence for the first thing that is wrong."""
+    for key in values:
+        if key not in RunConfig.model_fields:
+            raise unknown("configuration key", key, RunConfig.model_fields)
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if "ctx" in first and "error" in first["ctx"]:
+            raise UsageError(str(first["ctx"]["error"])) from None
+        if first["type"] == "missing":
+            raise UsageError(f"configuration lacks {key!r}; give it in the file or as an option") from None
+        raise UsageError(f"configuration key {key!r} is {first['input']!r}: {first['msg']}") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; relative paths in it are relative to the working directory, as in the shell."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: holds {type(document).__name__}; expected keys and values such as 'attacks: [mi]'")
+    return cast(dict[str, Any], document)

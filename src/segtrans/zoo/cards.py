@@ -1,0 +1,147 @@
+"""The zoo on disk: fp16 weights, and beside each file a card that says what it is and what it reached."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segtrans.data import Dataset
+from segtrans.errors import DataError, UsageError, unknown
+from segtrans.io import file_hash, to_tensor, write_atomically, write_json
+from segtrans.metrics import confusion, miou
+from segtrans.models.base import Preprocessing, SegModel
+from segtrans.zoo.networks import BACKBONES, OUTPUT_STRIDE, build
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Models inside the package, which work offline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a zoo model is, how it was trained, and what it reaches at native image size."""
+
+    name: str
+    head: str
+    backbone: str
+    classes: tuple[str, ...]
+    max_side: int
+    training_data: str
+    recipe: dict[str, Any]
+    seed: int
+    commit: str
+    parameters: int
+    evaluation_data: str
+    images: int
+    miou: float
+    pixel_accuracy: float
+    sha256: str
+
+
+def cards(root: Path = SHIPPED) -> dict[str, Path]:
+    """Card files by model name, such as ``voc/pspnet-mobilenetv3s``."""
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("*/*.json"))}
+
+
+def read_card(path: Path) -> Card:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values["classes"] = tuple(values["classes"])
+        return Card(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not a readable model card ({error})") from None
+
+
+def load_zoo(name: str, root: Path = SHIPPED) -> SegModel:
+    """A zoo model by its card's name, frozen and in evaluation mode.
+
+    Raises:
+        UsageError: no such model. DataError: the weights are not those the card was written for.
+    """
+    found = cards(root)
+    if name not in found:
+        raise unknown("zoo model", name, found)
+    card = read_card(found[name])
+    weights = found[name].with_suffix(".safetensors")
+    if not weights.is_file() or file_hash(weights) != card.sha256:
+        raise DataError(f"{weights}: missing, or its hash differs from the one on its card; restore the file")
+    network = build(card.head, card.backbone, len(card.classes))
+    network.load_state_dict(single_precision(load_file(weights)))
+    return as_model(network, card.head, card.backbone, card.classes, card.max_side, f"zoo:{name}")
+
+
+def as_model(
+    network: nn.Module, head: str, backbone: str, classes: tuple[str, ...], max_side: int, name: str
+) -> SegModel:
+    """A network of the zoo with its preprocessing."""
+    normalisation = BACKBONES[backbone]
+    preprocessing = Preprocessing(
+        mean=normalisation.mean,
+        std=normalisation.std,
+        max_side=max_side,
+        # torchvision's FCN takes any size, smp's heads want whole strides.
+        multiple=1 if head == "fcn" else OUTPUT_STRIDE,
+    )
+    return SegModel(network, classes, preprocessing=preprocessing, name=name, backbone=backbone)
+
+
+def half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are stored: fp16, counters as they are."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def single_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are used: float32, counters as they are."""
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+def predictions(model: SegModel, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Truth and prediction, both (H, W), of every image at native size."""
+    device = next(model.parameters()).device
+    for sample in data:
+        if sample.label is None:
+            raise UsageError(f"image {sample.name!r} has no mask to evaluate on")
+        with torch.inference_mode():
+            yield sample.label, model(to_tensor(sample.image)[None].to(device)).argmax(1)[0].cpu()
+
+
+def evaluate(model: SegModel, data: Dataset) -> tuple[float, float]:
+    """mIoU and pixel accuracy, in percent, over the whole set at native size."""
+    classes = len(data.classes)
+    total = torch.zeros(classes, classes, dtype=torch.int64)
+    for truth, prediction in predictions(model, data):
+        total += confusion(truth[None], prediction[None], classes)[0]
+    return 100 * float(miou(total)), 100 * float(total.diagonal().sum() / total.sum())
+
+
+def publish(root: Path, card: dict[str, Any], weights: dict[str, Tensor], data: Dataset) -> Card:
+    """Store weights as fp16, evaluate what was stored, and write the card: ``card`` holds all but what is measured."""
+    path = root / f"{card['name']}.safetensors"
+    write_atomically(path, lambda temporary: save_file(half_precision(weights), temporary))
+    network = build(card["head"], card["backbone"], len(data.classes))
+    network.load_state_dict(single_precision(load_file(path)))
+    model = as_model(network, card["head"], card["backbone"], data.classes, card["max_side"], card["name"])
+    score, accuracy = evaluate(model, data)
+    full = Card(
+        **card,
+        classes=data.classes,
+        parameters=sum(p.numel() for p in network.parameters()),
+        images=len(data),
+        miou=round(score, 2),
+        pixel_accuracy=round(accuracy, 2),
+        sha256=file_hash(path),
+    )
+    write_json(path.with_suffix(".json"), asdict(full))
+    return full
+
+
+def verify_cards(data: Dataset, root: Path = SHIPPED) -> Iterator[tuple[Card, float, float]]:
+    """Each card that names ``data``'s kind, with mIoU and pixel accuracy computed anew."""
+    for name, path in cards(root).items():
+        card = read_card(path)
+        if card.evaluation_data == data.name:
+            yield card, *evaluate(load_zoo(name, root), data)

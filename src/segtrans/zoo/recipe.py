@@ -1,0 +1,82 @@
+"""From a name to trained weights with a card."""
+
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from segtrans.bench.plan import pick_device
+from segtrans.data import load_data
+from segtrans.errors import UsageError, unknown
+from segtrans.zoo.cards import Card, publish
+from segtrans.zoo.networks import BACKBONES, HEADS
+from segtrans.zoo.train import Recipe, load_canvas, train
+
+
+def train_and_publish(
+    name: str,
+    data: str,
+    evaluation: str,
+    weights: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Card:
+    """Train the network that ``name`` (GROUP/HEAD-BACKBONE) spells and write its weights and card into ``out``.
+
+    Raises:
+        UsageError: a name of another form, or unknown head or backbone.
+    """
+    group, slash, network = name.partition("/")
+    head, dash, backbone = network.partition("-")
+    if not (slash and dash and group):
+        raise UsageError(f"zoo model is {name!r}; expected GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s")
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    if backbone not in BACKBONES:
+        raise unknown("backbone", backbone, BACKBONES)
+    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+    training, held_out = load_data(data), load_data(evaluation)
+    canvas = load_canvas(training, recipe.side)
+    found = train(
+        head,
+        backbone,
+        canvas,
+        len(training.classes),
+        recipe=recipe,
+        weights=weights,
+        checkpoint=out / f"{name}.ckpt",
+        seed=seed,
+        device=pick_device(device),
+        quiet=quiet,
+    )
+    return publish(
+        out,
+        {
+            "name": name,
+            "head": head,
+            "backbone": backbone,
+            "max_side": recipe.side,
+            "training_data": f"{training.name}, {len(training)} images",
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "commit": _commit(),
+            "evaluation_data": held_out.name,
+        },
+        found,
+        held_out,
+    )
+
+
+def _commit() -> str:
+    """The commit of this source tree, or nothing outside a repository."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
