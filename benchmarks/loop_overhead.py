@@ -9,6 +9,8 @@ to the input) of the same surrogate on the same images, measured in turn so that
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -42,8 +44,7 @@ def main() -> None:
             leaf = x.clone().requires_grad_()
             torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
 
-    def seconds(work: object) -> float:
-        assert callable(work)
+    def seconds(work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
         if options.device.startswith("cuda"):
@@ -55,8 +56,9 @@ def main() -> None:
     for name in options.attacks:
         crafted = attack(f"{name}(iterations={options.iterations})")
         gradients = crafted.evaluations_per_iteration
-        crafted(model, x, y)
-        ratios = [seconds(lambda: crafted(model, x, y)) / (gradients * seconds(bare)) for _ in range(options.repeats)]
+        whole = partial(crafted, model, x, y)
+        whole()
+        ratios = [seconds(whole) / (gradients * seconds(bare)) for _ in range(options.repeats)]
         spread = f"min {min(ratios):.3f}, max {max(ratios):.3f}"
         print(f"{name:10s} {gradients:3d} gradients per iteration: {statistics.median(ratios):.3f} × bare ({spread})")
 

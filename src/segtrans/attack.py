@@ -63,7 +63,7 @@ class Attack:
     transforms: tuple[Transform, ...] = ()
     gradients: tuple[GradientTransform, ...] = ()
     iterations: int = 10
-    step_size: float | str = "eps/T"
+    step_size: float | str = "eps/4"
     random_start: bool = False
 
     def __post_init__(self) -> None:

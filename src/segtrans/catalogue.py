@@ -67,9 +67,9 @@ def compose(*terms: Part | Attack) -> Attack:
     return result
 
 
-# PGD and its descendants take a quarter of the budget per step (2/255 of 8/255) from a random start; attacks of the
-# momentum family start at the image and take budget / iterations, as their papers do.
-_PGD = Attack(step_size="eps/4", random_start=True)
+# All iterative attacks share PGD's step, a quarter of the budget (2/255 of 8/255), so that they differ in what they are
+# and not in how far they go. The momentum papers step budget / iterations, which transfers less: see docs/protocol.md.
+_PGD = Attack(random_start=True)
 _MI = Momentum()
 
 _ENTRIES = (
@@ -139,7 +139,7 @@ _ENTRIES = (
         paper="arXiv:2302.02213", venue="ICML 2024", family="segmentation", provenance="code",
     ),
     Entry(
-        name="segtrans", attack=compose(SegPGD(), Remap(), _MI, Attack(step_size="eps/4")),
+        name="segtrans", attack=compose(SegPGD(), Remap(), _MI),
         title="SegTrans, our reconstruction from its abstract",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),

@@ -43,7 +43,7 @@ each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
         ("mi + linf(eps=16/255)", Attack(threat=LInf(16 / 255), gradients=(Momentum(),))),
         ("remap(scale=(1/2, 2), flip='none')", Attack(transforms=(Remap(scale=(0.5, 2), flip="none"),))),
         ("resize(scale=[0.5, 1.0])", Attack(transforms=(Resize(scale=(0.5, 1.0)),))),
-        ("pgd(random_start=False)", Attack(step_size="eps/4")),
+        ("pgd(random_start=False)", Attack()),
         ("smooth(size=5) + scale(copies=3)", Attack(gradients=(Smooth(size=5),), transforms=(Scale(copies=3),))),
     ],
 )
@@ -54,7 +54,7 @@ def test_strings_spell_values(text: str, value: Attack) -> None:
 
 def test_a_composition_of_everything() -> None:
     assert attack("segpgd + remap(grid=2) + mi") == Attack(
-        objective=SegPGD(), transforms=(Remap(grid=2),), gradients=(Momentum(),), step_size="eps/4", random_start=True
+        objective=SegPGD(), transforms=(Remap(grid=2),), gradients=(Momentum(),), random_start=True
     )
     assert attack("segpgd + remap(grid=2) + mi") == compose(
         ENTRIES["segpgd"].attack, Remap(grid=2), ENTRIES["mi"].attack
@@ -122,9 +122,8 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_hint(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match="^" if message[0].isupper() else "") as error:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
         attack(text)
-    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -67,7 +67,7 @@ def test_nesterov_looks_ahead(decay: float) -> None:
         velocity = decay * velocity + normalise(ahead)
         assert torch.allclose(wrapped(z), velocity)
         assert torch.allclose(at[-1], ahead)
-    assert RUN.step == pytest.approx(0.8 / 255)
+    assert RUN.step == pytest.approx(2 / 255)
 
 
 def gaussian(size: int, sigmas: float) -> Tensor:

@@ -28,7 +28,7 @@ def test_fractions(value: float | str, number: float) -> None:
     "value", ["", "8/0", "eight", "8/255/2", -1, "-8/255", float("nan"), float("inf"), "nan", "inf", None, (1, 2)]
 )
 def test_what_is_no_fraction_is_refused_by_name(value: float | str) -> None:
-    with pytest.raises(UsageError, match="^size is "):
+    with pytest.raises(UsageError, match=r"^size is "):
         fraction(value, "size")
 
 

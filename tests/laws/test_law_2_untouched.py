@@ -93,7 +93,7 @@ def test_global_random_state_has_no_say(attack: Attack) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_models_mode_is_left_alone(training: bool) -> None:
-    """In training mode a model changes its own batch statistics; that is the model's doing, and SegModel prevents it."""
+    """Batch statistics that a model in training mode gathers are its own doing; SegModel prevents it."""
     model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()).double().train(training)
     Attack(iterations=2)(model, X, Y)
     assert [m.training for m in model.modules()] == [training] * 3

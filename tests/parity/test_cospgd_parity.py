@@ -20,7 +20,7 @@ MODEL = Context()
 
 
 def their_segpgd(logits: Tensor, y: Tensor, iteration: int) -> Tensor:
-    """Their iteration counts from 0 here, so that λ = t/2T is the paper's (t-1)/2T; they sum over the batch, as we do."""
+    """Counted from 0, their λ = t/2T is the paper's (t-1)/2T; their sum over the batch is ours."""
     losses = F.cross_entropy(logits, y, reduction="none", ignore_index=VOID)
     return cospgd.functions.segpgd_scale(logits, y, losses, iteration, STEPS)
 

@@ -37,11 +37,11 @@ def ours(text: str, batch: int) -> Tensor:
 
 
 PAIRS = {
-    "PGD": ("bim(step_size=2/255)", {"alpha": 2 / 255, "steps": STEPS, "random_start": False}),
-    "MIFGSM": ("mi", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
-    "NIFGSM": ("ni", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
-    "SINIFGSM": ("si", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0, "m": 5}),
-    "BIM": ("bim(step_size=2/255)", {"alpha": 2 / 255, "steps": STEPS}),
+    "PGD": ("bim", {"alpha": 2 / 255, "steps": STEPS, "random_start": False}),
+    "MIFGSM": ("mi(step_size='eps/T')", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
+    "NIFGSM": ("ni(step_size='eps/T')", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0}),
+    "SINIFGSM": ("si(step_size='eps/T')", {"alpha": EPS / STEPS, "steps": STEPS, "decay": 1.0, "m": 5}),
+    "BIM": ("bim", {"alpha": 2 / 255, "steps": STEPS}),
     "FGSM": ("fgsm", {}),
 }
 
@@ -59,7 +59,7 @@ def test_same_adversarial_images(name: str, batch: int) -> None:
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("text", "decay"), [("smooth + bim", 0.0), ("ti", 1.0)])
+@pytest.mark.parametrize(("text", "decay"), [("smooth + bim(step_size='eps/T')", 0.0), ("ti(step_size='eps/T')", 1.0)])
 def test_translation_invariance_is_the_same(text: str, decay: float) -> None:
     """Ours smooths along columns, then rows, theirs in one two-dimensional convolution: equal but for rounding."""
     settings = {
@@ -86,7 +86,7 @@ def test_same_from_a_shared_random_start() -> None:
     torch.manual_seed(5)
     expected = theirs("PGD", 2, alpha=2 / 255, steps=STEPS, random_start=True)
     torch.manual_seed(5)
-    found = compose(TheirStart(EPS), read("pgd(step_size=2/255)"))(MODEL, images(2), dense(2))
+    found = compose(TheirStart(EPS), read("pgd"))(MODEL, images(2), dense(2))
     assert torch.equal(found, expected)
 
 

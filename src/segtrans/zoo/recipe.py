@@ -58,7 +58,7 @@ def train_and_publish(
             "name": name,
             "head": head,
             "backbone": backbone,
-            "max_side": recipe.side,
+            "max_side": recipe.max_side,
             "training_data": f"{training.name}, {len(training)} images",
             "recipe": asdict(recipe),
             "seed": seed,

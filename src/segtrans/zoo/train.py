@@ -26,7 +26,8 @@ class Recipe:
     """How a network is trained; the values are part of its card.
 
     Attributes:
-        side: the long side, in pixels, at which images are kept; the network sees windows of them.
+        side: the long side, in pixels, at which training images are kept; the network sees windows of them.
+        max_side: the long side at which the trained network sees images.
         crops: sides of these windows, each for an equal share of the steps: small ones first, since they are cheap.
         visible: bounds of a window's side as a share of the image's longer side.
         steps, batch: optimisation steps and images per step.
@@ -37,6 +38,7 @@ class Recipe:
     """
 
     side: int = 288
+    max_side: int = 320
     crops: tuple[int, ...] = (128, 192)
     visible: tuple[float, float] = (0.45, 1.2)
     steps: int = 1800

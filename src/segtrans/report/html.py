@@ -1,0 +1,240 @@
+"""The page of a run: one file that needs no network, no script and no other file."""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+from markupsafe import Markup, escape
+from PIL import Image
+
+from segtrans.bench.results import WHITE_BOX
+from segtrans.data.base import Colour
+from segtrans.io import write_text
+from segtrans.report import content
+from segtrans.report.content import Document, Pair, percent
+from segtrans.report.pictures import Picture
+
+PICTURE_BYTES = 3_000_000
+"""What all embedded pictures may weigh together; base64 adds a third, and the page should stay below 5 MB."""
+
+_WIDTHS = (1800, 1500, 1200, 1000, 800, 640)
+_LEAST_BYTES = 90_000  # below this a picture is of no use, so fewer are embedded instead
+_SHOWN = 0.62  # of its pixels: letters as large as the page's, and sharp on fine screens
+
+HEAT_STEPS = 20
+# From nothing to everything, for a white and for a dark page.
+_LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
+_DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a matrix: what it says, and how it looks."""
+
+    value: str
+    detail: str
+    title: str
+    style: str
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    surrogate: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One attack and one measure: rows are surrogates, columns targets."""
+
+    attack: str
+    note: str
+    measure: str
+    rows: list[MatrixRow]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A colour of the scale and the letters that can be read on it, as CSS."""
+
+    step: int
+    background: str
+    ink: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture inside the page; ``width`` is what it takes at most, in CSS pixels."""
+
+    source: str
+    width: int
+    image: str
+    surrogate: str
+    file: str
+
+
+def write_page(run: Path, pictures: Sequence[Picture] = ()) -> Path:
+    """Write ``RUN/report.html`` from the run's ``result.json``, with ``pictures`` inside it.
+
+    Raises:
+        DataError: the folder holds no result.
+    """
+    document = content.read_document(run)
+    path = run / "report.html"
+    write_text(path, render(document, figures(document, pictures), drawn=len(pictures)))
+    return path
+
+
+def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) -> str:
+    """The page as text, with ``shown`` of the ``drawn`` pictures inside it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = {"percent": percent, "seconds": content.seconds, "count": content.counted, "breakable": breakable}
+    cast(dict[str, Any], environment.filters).update(filters)
+    names = content.short_names(document)
+    values: dict[str, Any] = {
+        "document": document,
+        "names": names,
+        "headline": content.headline(document),
+        "sentence": content.sentence(document),
+        "blocks": content.ranked_blocks(document),
+        "ranking": content.ranking(document),
+        "targets": content.targets(document),
+        "matrices": matrices(document),
+        "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
+        "figures": shown,
+        "left_out": max(0, drawn - len(shown)),
+        "costs": content.costs(document),
+        "units": len(document["costs"]),
+        "planned": len(document["attacks"]) * len(content.surrogates(document)) * len(document["config"]["seeds"]),
+        "provenance": {attack: content.provenance(document, attack) for attack in document["attacks"]},
+        "clean_miou": {model: content.clean_miou(document, model) for model in document["models"]},
+        "command": content.command(document),
+        "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
+        "white_box": WHITE_BOX,
+    }
+    return environment.get_template("page.html.jinja").render(values)
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after its separators rather than anywhere."""
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^\-_/+,?&]*[\-_/+,?&]*", name))
+
+
+def matrices(document: Document) -> list[Matrix]:
+    """For every attack the two headline measures over all pairs; attacks without a finished pair are left out."""
+    found, names = content.pairs(document), content.short_names(document)
+    result: list[Matrix] = []
+    for attack in document["attacks"]:
+        if not any(a == attack for a, _, _ in found):
+            continue
+        for measure in ("asr_miou", "asr_pixel"):
+            rows = [
+                MatrixRow(names[s], [_cell(found.get((attack, s, t)), measure) for t in content.targets(document)])
+                for s in content.surrogates(document)
+            ]
+            note = "control" if content.is_control(document, attack) else ""
+            result.append(Matrix(attack, note, measure, rows))
+    return result
+
+
+def _cell(pair: Pair | None, measure: str) -> Cell:
+    if pair is None:
+        return Cell("–", "", "not done", "")
+    value, interval = (
+        (pair.asr_miou, pair.asr_miou_interval) if measure == "asr_miou" else (pair.asr_pixel, pair.asr_pixel_interval)
+    )
+    detail = "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+    title = (
+        f"{pair.block}: asr_miou {percent(pair.asr_miou)}, asr_pixel {percent(pair.asr_pixel)}, "
+        f"mIoU {percent(pair.miou_clean)} → {percent(pair.miou)}; "
+        f"{content.counted(pair.images, 'image')}, {content.counted(pair.seeds, 'seed')}"
+    )
+    return Cell(percent(value), detail, title, f"{heat_class(value)} {pair.block.replace(' ', '-')}")
+
+
+def heat_class(value: float | None) -> str:
+    """The step of the colour scale for a fraction; values outside 0 … 1 take the ends."""
+    return "" if value is None else f"h{round(HEAT_STEPS * min(max(value, 0), 1))}"
+
+
+def heat(anchors: Sequence[Colour]) -> list[Heat]:
+    """The colour scale between ``anchors``, each step with black or white letters, whichever stand out more."""
+    scale: list[Heat] = []
+    for step in range(HEAT_STEPS + 1):
+        place = step / HEAT_STEPS * (len(anchors) - 1)
+        first = min(int(place), len(anchors) - 2)
+        r, g, b = (
+            round(a + (place - first) * (c - a)) for a, c in zip(anchors[first], anchors[first + 1], strict=True)
+        )
+        scale.append(Heat(step, _css((r, g, b)), _css(ink_on((r, g, b)))))
+    return scale
+
+
+def ink_on(background: Colour) -> Colour:
+    """Black or white; one of the two always reaches a contrast of 4.5 (WCAG AA)."""
+    black, white = (0, 0, 0), (255, 255, 255)
+    return max(black, white, key=lambda ink: contrast(ink, background))
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """Contrast ratio by WCAG 2."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    r, g, b = (c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def _css(colour: Colour) -> str:
+    return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
+
+
+def figures(document: Document, pictures: Sequence[Picture]) -> list[Figure]:
+    """The pictures that are embedded: each as large as its share of :data:`PICTURE_BYTES` allows, while it lasts."""
+    names = content.short_names(document)
+    result: list[Figure] = []
+    left = PICTURE_BYTES
+    for number, picture in enumerate(pictures):
+        data, width = _jpeg(picture.path, max(_LEAST_BYTES, left // (len(pictures) - number)))
+        left -= len(data)
+        if left < 0:
+            break
+        source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+        file = f"pictures/{picture.path.name}"
+        result.append(Figure(source, round(_SHOWN * width), picture.image, names[picture.surrogate], file))
+    return result
+
+
+def _jpeg(path: Path, most: int) -> tuple[bytes, int]:
+    """A picture in the largest width that takes at most ``most`` bytes, or in the smallest; and its own full width."""
+    data, fitting = b"", math.inf
+    with Image.open(path) as image:
+        widths = sorted({min(width, image.width) for width in _WIDTHS}, reverse=True)
+        for width in widths:
+            if fitting < width != widths[-1]:
+                continue
+            size = width, max(1, round(image.height * width / image.width))
+            buffer = io.BytesIO()
+            # Full colour resolution: the edges of saturated masks and letters would blur otherwise.
+            image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=84, subsampling=0)
+            data = buffer.getvalue()
+            if len(data) <= most:
+                break
+            # Bytes grow with the area at most, so that larger widths than this cannot fit either.
+            fitting = width * (most / len(data)) ** 0.5
+        return data, image.width

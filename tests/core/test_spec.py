@@ -1,0 +1,75 @@
+"""Configurations: one sentence for whatever is wrong with them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segtrans.errors import DataError, UsageError
+from segtrans.spec import RunConfig, make_config, read_config
+
+
+def test_one_name_stands_for_a_list_and_repetitions_count_once() -> None:
+    config = make_config({"surrogates": "a", "attacks": ["mi", "segpgd + mi", "mi"], "seeds": [1, 2, 1]})
+    assert config.surrogates == ("a",)
+    assert config.attacks == ("mi", "segpgd + mi")
+    assert config.seeds == (1, 2)
+    assert config == make_config({"surrogates": ["a", "a"], "attacks": ("mi", "segpgd + mi"), "seeds": (1, 2)})
+
+
+def test_defaults_leave_attacks_their_own_settings() -> None:
+    config = make_config({"surrogates": ["a"]})
+    assert (config.eps, config.iterations, config.step_size) == (None, None, None)
+    assert config.attacks == ("segtrans",)
+
+
+@pytest.mark.parametrize("eps", ["8/255", 8 / 255, 0, 1, "0.03"])
+def test_budgets(eps: float | str) -> None:
+    assert make_config({"surrogates": "a", "eps": eps}).eps == eps
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "configuration lacks 'surrogates'"),
+        ({"surrogate": "a"}, "unknown configuration key 'surrogate'; did you mean surrogates?"),
+        ({"surrogates": "a", "epsilon": 1}, "unknown configuration key 'epsilon'; did you mean"),
+        ({"surrogates": []}, "configuration key 'surrogates' is "),
+        ({"surrogates": "a", "iterations": 0}, "configuration key 'iterations' is 0: "),
+        ({"surrogates": "a", "iterations": "many"}, "configuration key 'iterations' is 'many': "),
+        ({"surrogates": "a", "limit": 0}, "configuration key 'limit' is 0: "),
+        ({"surrogates": "a", "batch": 0}, "configuration key 'batch' is 0: "),
+        ({"surrogates": "a", "seeds": ["x"]}, "configuration key 'seeds.0' is 'x': "),
+        ({"surrogates": "a", "eps": 8}, "; images are in [0, 1], so write 8/255 for 8 grey levels"),
+        ({"surrogates": "a", "eps": "8"}, "so write 8/255"),
+        ({"surrogates": "a", "eps": "-1/255"}, "eps is '-1/255'; allowed are numbers"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        make_config(values)
+    assert "\n" not in str(error.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("surrogates: [a, b]\nattacks: segpgd + remap(grid=2) + mi\neps: 8/255\n", encoding="utf-8")
+    config = make_config(read_config(path))
+    assert config.surrogates == ("a", "b")
+    assert config.attacks == ("segpgd + remap(grid=2) + mi",)
+    assert config.eps == "8/255"
+    assert isinstance(config, RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("- a\n- b\n", "holds list; expected keys"), ("", "holds NoneType"), ("a: [b", "not readable as YAML")],
+)
+def test_files_that_are_no_configuration(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        read_config(path)
+    with pytest.raises(DataError, match="no such configuration file"):
+        read_config(tmp_path / "other.yaml")

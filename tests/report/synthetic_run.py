@@ -1,0 +1,173 @@
+"""The folder of a finished run, made up without any model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segtrans.bench.results import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX, summary
+from segtrans.bench.store import Store
+from segtrans.catalogue import ENTRIES
+from segtrans.io import write_image, write_json
+from segtrans.spec import RunConfig
+
+CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle")
+BACKBONES = ("resnet50", "resnet50", "mobilenet", "mit_b0")
+
+
+def make_run(
+    root: Path,
+    *,
+    surrogates: Sequence[str] = ("zoo:voc/one", "zoo:voc/two"),
+    targets: Sequence[str] = ("zoo:voc/one", "zoo:voc/two", "zoo:voc/three"),
+    attacks: Sequence[str] = ("noise", "mi", "segtrans"),
+    seeds: Sequence[int] = (0, 1),
+    images: dict[str, tuple[int, int]] | None = None,
+    labelled: bool = False,
+    **config: Any,
+) -> dict[str, Any]:
+    """Write ``result.json`` and what pictures need into ``root``; returns the document."""
+    images = {"cat": (40, 60)} if images is None else images
+    random = np.random.default_rng(0)
+    names = list(dict.fromkeys((*surrogates, *targets)))
+    backbone = {name: BACKBONES[i % len(BACKBONES)] for i, name in enumerate(names)}
+    cells = [
+        _cell(random, a, s, t, seed, _block(backbone, s, t))
+        for seed in seeds
+        for s in surrogates
+        for a in attacks
+        for t in targets
+    ]
+    document = {
+        "segtrans": "0.1.0",
+        "config": RunConfig(
+            surrogates=tuple(surrogates),
+            targets=tuple(targets),
+            attacks=tuple(attacks),
+            seeds=tuple(seeds),
+            out=Path("runs/made-up"),
+            **config,
+        ).model_dump(mode="json"),
+        "data": {
+            "name": "made up",
+            "images": 7,
+            "pictured": list(images),
+            "classes": list(CLASSES) if labelled else [],
+            "palette": [[40 * i, 200 - 40 * i, 128] for i in range(len(CLASSES))] if labelled else [],
+            "reference": "masks" if labelled else "each target's own clean prediction",
+            "hash": "d" * 64,
+        },
+        "models": {
+            name: {
+                "name": name,
+                "backbone": backbone[name],
+                "classes": len(CLASSES),
+                "class_names": list(CLASSES),
+                "parameters": 4_100_000,
+                "hash": f"{i:064x}",
+            }
+            for i, name in enumerate(names)
+        },
+        "attacks": {name: _attack(name) for name in attacks},
+        "cells": cells,
+        "costs": [
+            {
+                "surrogate": s,
+                "attack": a,
+                "seed": seed,
+                "images": 7,
+                "gradient_evaluations": _attack(a)["iterations"],
+                "gradient_evaluations_per_iteration": 1,
+                "seconds": 12.5,
+                "seconds_per_image": 12.5 / 7,
+                "peak_memory": 2**30,
+                "zero_gradient_images": 0,
+            }
+            for seed in seeds
+            for s in surrogates
+            for a in attacks
+        ],
+        "summary": summary(cells),
+        "failures": [],
+        "interrupted": False,
+        "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False},
+    }
+    write_json(root / "result.json", document)
+    for image, size in images.items():
+        _draw(Store(root), random, document, image, size)
+    return document
+
+
+def _block(backbone: dict[str, str], surrogate: str, target: str) -> str:
+    if surrogate == target:
+        return WHITE_BOX
+    return SAME_BACKBONE if backbone[surrogate] == backbone[target] else OTHER_BACKBONE
+
+
+def _cell(
+    random: np.random.Generator, attack: str, surrogate: str, target: str, seed: int, block: str
+) -> dict[str, Any]:
+    strength = 0.02 if attack in ("clean", "noise") else 0.9 if block == WHITE_BOX else float(random.uniform(0.1, 0.8))
+    return {
+        "surrogate": surrogate,
+        "target": target,
+        "attack": attack,
+        "seed": seed,
+        "block": block,
+        "images": 7,
+        "miou_clean": 0.7,
+        "miou": 0.7 * (1 - strength),
+        "asr_miou": strength,
+        "asr_pixel": strength / 2,
+        "asr_miou_interval": [strength * 0.9, strength * 1.05],
+        "asr_pixel_interval": [strength * 0.45, strength * 0.52],
+    }
+
+
+def _attack(name: str) -> dict[str, Any]:
+    entry = ENTRIES.get(name)
+    control = entry is not None and entry.provenance == "control"
+    return {
+        "value": repr(entry.attack) if entry else name,
+        "title": entry.title if entry else "",
+        "paper": entry.paper if entry else "",
+        "provenance": entry.provenance if entry else "custom",
+        "norm": "L-inf",
+        "eps": "8/255",
+        "iterations": 0 if control else 10,
+        "step_size": 0.8 / 255,
+        "gradient_evaluations_per_iteration": 1,
+    }
+
+
+def _draw(
+    store: Store, random: np.random.Generator, document: dict[str, Any], image: str, size: tuple[int, int]
+) -> None:
+    """A sky-like image, blobs as masks that attacks shift, and a ground truth with a void rim."""
+    height, width = size
+    y, x = np.mgrid[:height, :width] / max(size)
+    clean = np.stack([60 + 150 * y, 90 + 120 * x, 200 - 100 * y], -1).astype(np.uint8)
+    write_image(store.clean_image_path(image), clean)
+    if document["data"]["reference"] == "masks":
+        label = _blob(y, x, 0.4, 1)
+        label[:2] = 255
+        store.write_mask(store.label_path(image), torch.from_numpy(label))
+    models = list(document["models"])
+    for i, model in enumerate(models):
+        store.write_mask(store.clean_mask_path(model, image), torch.from_numpy(_blob(y, x, 0.4, 1 + i % 2)))
+    seed = document["config"]["seeds"][0]
+    for surrogate in document["config"]["surrogates"]:
+        for attack in document["attacks"]:
+            moved = np.clip(clean + random.integers(-8, 9, clean.shape), 0, 255).astype(np.uint8)
+            write_image(store.image_path(surrogate, attack, seed, image), moved)
+            for model in models:
+                mask = _blob(y, x, float(random.uniform(0.2, 0.6)), int(random.integers(1, len(CLASSES))))
+                store.write_mask(store.mask_path(model, surrogate, attack, seed, image), torch.from_numpy(mask))
+
+
+def _blob(y: np.ndarray, x: np.ndarray, radius: float, value: int) -> np.ndarray:
+    return np.where((y - y.max() / 2) ** 2 + (x - x.max() / 2) ** 2 < (radius * y.max()) ** 2, value, 0).astype(
+        np.int64
+    )

@@ -1,0 +1,237 @@
+"""The page: self-contained, escaped, complete, small, legible."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_run import make_run
+
+from segtrans.bench.results import summary
+from segtrans.io import write_image, write_json
+from segtrans.report import html as page
+from segtrans.report import write_page, write_report
+from segtrans.report.content import command, headline, percent, ranking, seconds, sentence
+from segtrans.report.pictures import Picture
+
+VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
+FETCHING = {"src", "srcset", "data", "poster", "action", "background", "href"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, addresses and text, and insists that tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in FETCHING]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words += data
+
+
+def read(path: Path) -> Checker:
+    return Checker(path.read_text(encoding="utf-8"))
+
+
+def test_page_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, labelled=True)
+    written, pictures = write_report(tmp_path)
+    assert (written, pictures) == (tmp_path / "report.html", tmp_path / "pictures")
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|url\(|@import|//\w+\.", text)
+    found = read(written)
+    assert "script" not in found.tags
+    assert found.tags.count("img") == 2
+    assert all(a.startswith(("#", "data:")) for a in found.addresses)
+    assert {a[1:] for a in found.addresses if a.startswith("#")} <= {*found.ids}
+    for words in (
+        "2 attacks on 2 surrogates, scored on 3 targets over 7 images of made up; budget L-inf 8/255; 10 iterations; ",
+        "Scored against ground-truth masks.",
+        "reconstruction from the abstract",
+        "control: uniform noise within the budget",
+        "arXiv:1710.06081",
+        "mobilenet",
+        "70.0",  # clean mIoU
+        "segtrans run \\\n    --surrogate zoo:voc/one \\\n    --surrogate zoo:voc/two \\\n    --target zoo:voc/one",
+        "--seed 0 \\\n    --seed 1",
+        "--out runs/made-up",
+        "torch 2.13.0",
+        "d" * 64,
+        '"step_size": null',
+    ):
+        assert words in found.words
+
+
+def test_names_are_inert(tmp_path: Path) -> None:
+    evil = "zoo:<script>alert(1)</script>\"'&"
+    document = make_run(tmp_path, surrogates=[evil], targets=[evil, "zoo:b"], images={"<img onerror=x>": (20, 20)})
+    document["failures"] = [{"image": "<b>x</b>", "where": "<i>", "reason": "</table><script>"}]
+    document["data"]["name"] = "</title><script>"
+    document["attacks"]["mi"]["title"] = "<svg onload=x>"
+    write_json(tmp_path / "result.json", document)
+    found = read(write_report(tmp_path)[0])
+    assert not {"script", "svg"} & {*found.tags}
+    assert found.tags.count("img") == 1
+    for words in ("<script>alert(1)</script>\"'&", "<b>x</b>", "</table><script>", "<svg onload=x>", "<img onerror=x>"):
+        assert words in found.words
+    assert "1 failure:" in found.words
+
+
+def test_white_box_and_blocks_are_told_apart(tmp_path: Path) -> None:
+    make_run(tmp_path, images={})
+    text = write_page(tmp_path).read_text(encoding="utf-8")
+    # 3 attacks, 2 measures; on each of 2 surrogates 1 cell is white box and 1 has the same backbone.
+    assert len(re.findall(r'<td class="h\d+ white-box"', text)) == 12
+    assert len(re.findall(r'<td class="h\d+ same-backbone"', text)) == 12
+    assert len(re.findall(r'<td class="h\d+ other-backbone"', text)) == 12
+    assert "other backbone</th>" in text
+    assert "same backbone</th>" in text
+    assert "pictures" not in read(tmp_path / "report.html").ids
+
+
+def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={}, attacks=["noise", "mi", "di", "segtrans"])
+    means = {"noise": 0.99, "mi": 0.2, "di": 0.4, "segtrans": None}
+    for entry in document["summary"]:
+        if entry["block"] == "other backbone":
+            entry["asr_miou"] = means[entry["attack"]]
+    ranked = ranking(document)
+    assert [(r.attack, r.place) for r in ranked] == [("di", 1), ("mi", 2), ("segtrans", 3), ("noise", None)]
+    assert ranked[0].seconds_per_image == pytest.approx(12.5 / 7)
+    assert [r.evaluations_per_iteration for r in ranked] == [1, 1, 1, 0]
+    assert headline(document) == (
+        "di takes 40.0 % of the clean mIoU away on average over 2 pairs of models with other backbones "
+        "(mi 20.0 %, noise 99.0 %)."
+    )
+
+
+def test_one_surrogate_that_is_its_own_target(tmp_path: Path) -> None:
+    document = make_run(tmp_path, surrogates=["zoo:a"], targets=["zoo:a"], attacks=["mi"], seeds=[0])
+    found = read(write_report(tmp_path)[0])
+    assert "these are white-box results, not transfer" in found.words
+    assert "90.0" in found.words
+    assert headline(document) == "mi takes 90.0 % of the clean mIoU away on average on the surrogate itself."
+    assert "1 attack on 1 surrogate, scored on 1 target over 7 images" in sentence(document)
+
+
+def test_undefined_measures_are_dashes(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={})
+    for cell in document["cells"]:
+        cell |= {"asr_miou": None, "asr_pixel": None, "miou": None, "miou_clean": None}
+        cell |= {"asr_miou_interval": [None, None], "asr_pixel_interval": [None, None]}
+    for entry in document["summary"]:
+        entry |= {"asr_miou": None, "asr_pixel": None}
+    write_json(tmp_path / "result.json", document)
+    found = read(write_page(tmp_path))
+    assert "–" in found.words
+    assert not re.search(r"\b(nan|None|null%)\b", found.words, re.IGNORECASE)
+    assert headline(document) == ""
+
+
+def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={})
+    document |= {"interrupted": True, "cells": document["cells"][:3], "costs": document["costs"][:1]}
+    document["summary"] = summary(document["cells"])
+    write_json(tmp_path / "result.json", document)
+    assert "1 of 12 units finished" in read(write_page(tmp_path)).words
+    write_json(tmp_path / "result.json", {**document, "cells": [], "costs": [], "summary": []})
+    assert "Nothing is finished yet." in read(write_page(tmp_path)).words
+
+
+def test_large_runs_stay_below_five_megabytes(tmp_path: Path) -> None:
+    models = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(25)]
+    attacks = ["clean", "noise", "fgsm", "bim", "pgd", "mi", "ni", "di", "segpgd", "segtrans"]
+    make_run(tmp_path, surrogates=models[:4], targets=models, attacks=attacks, seeds=[0], images={})
+    # Nothing is harder to compress than noise.
+    random = np.random.default_rng(0)
+    pictures = [Picture(f"image {i}", models[i % 4], tmp_path / f"{i}.png") for i in range(12)]
+    for picture in pictures:
+        write_image(picture.path, random.integers(0, 256, (900, 1200, 3), dtype=np.uint8))
+    written = write_page(tmp_path, pictures)
+    assert 2_500_000 < written.stat().st_size < 5_000_000
+    shown = read(written).tags.count("img")
+    assert 4 <= shown < 12
+    assert f"{12 - shown} more pictures" in read(written).words
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path, images={f"image {i}": (30, 40) for i in range(3)})
+    monkeypatch.setattr(page, "PICTURE_BYTES", 300_000)
+    monkeypatch.setattr(page, "_LEAST_BYTES", 140_000)
+    found = read(write_report(tmp_path)[0])
+    shown = found.tags.count("img")
+    assert 1 <= shown < 6
+    assert f"{6 - shown} more pictures in pictures/" in found.words
+
+
+def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    first = write_report(tmp_path)[0].read_bytes()
+    assert write_report(tmp_path)[0].read_bytes() == first
+
+
+@pytest.mark.parametrize("anchors", [page._LIGHT_HEAT, page._DARK_HEAT])
+def test_heat_cells_can_be_read(anchors: tuple[tuple[int, int, int], ...]) -> None:
+    scale = page.heat(anchors)
+    assert [h.step for h in scale] == list(range(page.HEAT_STEPS + 1))
+    for h in scale:
+        background, ink = (
+            (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) for colour in (h.background, h.ink)
+        )
+        assert page.contrast(background, ink) >= 4.5
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert page.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    assert page.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
+    assert [page.heat_class(v) for v in (-0.2, 0.0, 0.5, 1.0, 1.7, None)] == ["h0", "h0", "h10", "h20", "h20", ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.12345, "12.3"), (1.0, "100.0"), (-0.05, "−5.0"), (-0.0001, "0.0"), (None, "–")]
+)
+def test_percent(value: float | None, text: str) -> None:
+    assert percent(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.123, "0.12"), (12.34, "12.3"), (1234.5, "1,234"), (None, "–")])
+def test_seconds(value: float | None, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_command_quotes_and_names_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    document = make_run(
+        tmp_path, surrogates=["zoo:a"], targets=[], attacks=["mi + remap(grid=2)"], images={}, seeds=[0],
+        data="voc:/my data", eps="4/255", save_images=False,
+    )  # fmt: skip
+    assert command(document) == [
+        "segtrans run",
+        "--surrogate zoo:a",
+        "--attack 'mi + remap(grid=2)'",
+        "--data 'voc:/my data'",
+        "--eps 4/255",
+        "-o save_images=false",
+        "--out runs/made-up",
+    ]
+    document["config"]["data"] = "images"
+    assert command(document)[0] == "segtrans attack IMAGE…"

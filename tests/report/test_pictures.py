@@ -1,0 +1,153 @@
+"""Pictures from a run's folder alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_run import CLASSES, make_run
+
+from segtrans.bench.store import Store
+from segtrans.data.base import colours
+from segtrans.errors import DataError
+from segtrans.io import write_json
+from segtrans.report import draw_pictures
+from segtrans.report.content import class_colours, short_names
+from segtrans.report.pictures import _Type
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        assert image.mode == "RGB"
+        return image.size
+
+
+def test_one_picture_per_image_and_surrogate(tmp_path: Path) -> None:
+    make_run(tmp_path, images={"cat": (40, 60), "a/dog": (60, 40)})
+    drawn = draw_pictures(tmp_path)
+    assert [(p.image, p.surrogate) for p in drawn] == [
+        (image, surrogate) for image in ("cat", "a/dog") for surrogate in ("zoo:voc/one", "zoo:voc/two")
+    ]
+    assert {p.path for p in drawn} == {*(tmp_path / "pictures").iterdir()}
+    landscape, portrait = size(drawn[0].path), size(drawn[2].path)
+    assert landscape[0] > portrait[0]
+    assert landscape[1] < portrait[1]
+
+
+def test_the_same_folder_gives_the_same_pixels(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    first = [p.path.read_bytes() for p in draw_pictures(tmp_path)]
+    assert [p.path.read_bytes() for p in draw_pictures(tmp_path)] == first
+
+
+@pytest.mark.parametrize("shape", [(16, 160), (120, 40), (50, 50)])
+@pytest.mark.parametrize("models", [1, 25])
+def test_nothing_touches_the_margin(tmp_path: Path, shape: tuple[int, int], models: int) -> None:
+    targets = [f"zoo:voc/a-very-long-model-name-without-end-{i}" for i in range(models)]
+    attack = "segpgd + remap(grid=2, scale=(1.2, 2)) + mi(decay=0.9) + something else"
+    make_run(tmp_path, surrogates=targets[:1], targets=targets, attacks=["noise", attack], images={"x": shape})
+    (drawn,) = draw_pictures(tmp_path)
+    with Image.open(drawn.path) as image:
+        page = np.asarray(image)
+    inside = np.zeros(page.shape[:2], dtype=bool)
+    inside[20:-20, 20:-20] = True
+    assert (page[~inside] == 255).all()
+    assert max(page.shape) < 6000
+
+
+def test_perturbation_and_masks_are_what_lies_in_the_folder(tmp_path: Path) -> None:
+    document = make_run(tmp_path, surrogates=["zoo:one"], targets=["zoo:one"], attacks=["mi"], images={"x": (300, 300)})
+    store = Store(tmp_path)
+    clean = np.asarray(Image.open(store.clean_image_path("x"))).astype(int)
+    moved = np.asarray(Image.open(store.image_path("zoo:one", "mi", 0, "x"))).astype(int)
+    page = np.asarray(Image.open(draw_pictures(tmp_path)[0].path)).astype(int)
+    # A square image of 300 pixels is shown as it is, so its tiles are found pixel by pixel.
+    expected = np.clip(128 + 10 * (moved - clean), 0, 255)
+    places = {
+        (y, x)
+        for y in range(page.shape[0] - 299)
+        for x in np.flatnonzero((page[y, : page.shape[1] - 299] == expected[0, 0]).all(-1))
+        if (page[y : y + 300, x : x + 300] == expected).all()
+    }
+    assert len(places) == 1
+    assert document["data"]["pictured"] == ["x"]
+
+
+def test_ground_truth_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "with", labelled=True)
+    make_run(tmp_path / "without")
+    with_labels, without = (size(draw_pictures(tmp_path / n)[0].path) for n in ("with", "without"))
+    assert with_labels[0] == without[0]
+    assert with_labels[1] > without[1]  # a line of text below the clean masks
+
+
+def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={"cat": (40, 60), "dog": (40, 60)}, attacks=["mi", "di"])
+    full = size(draw_pictures(tmp_path)[0].path)
+    store = Store(tmp_path)
+    store.mask_path("zoo:voc/three", "zoo:voc/one", "di", 0, "cat").unlink()
+    store.clean_image_path("dog").unlink()
+    document["costs"] = [unit for unit in document["costs"] if unit["surrogate"] == "zoo:voc/one"]
+    write_json(tmp_path / "result.json", document)
+    (drawn,) = draw_pictures(tmp_path)
+    assert (drawn.image, drawn.surrogate) == ("cat", "zoo:voc/one")
+    assert size(drawn.path)[1] < full[1]
+
+
+def test_no_pictured_images_no_pictures(tmp_path: Path) -> None:
+    make_run(tmp_path, images={})
+    assert draw_pictures(tmp_path) == []
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"result\.json: no such file"):
+        draw_pictures(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(DataError, match="not a readable result"):
+        draw_pictures(tmp_path)
+    (tmp_path / "result.json").write_text("[]")
+    with pytest.raises(DataError, match="not the result of a run"):
+        draw_pictures(tmp_path)
+    make_run(tmp_path)
+    Store(tmp_path).clean_image_path("cat").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"cat\.png"):
+        draw_pictures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        ({"zoo:voc/a": "zoo:voc/a", "zoo:voc/b": "zoo:voc/b"}, ["a", "b"]),
+        ({"hf:/x/net": "/x/net", "hf:/y/other/": "/y/other/"}, ["net", "other"]),
+        ({"smp:unet/a": "unet", "smp:unet/a?mean=0,0,0": "unet"}, ["a", "a?mean=0,0,0"]),
+        ({"hf:/x/net": "net", "hf:/y/net": "net", "z:o": "o"}, ["hf:/x/net", "hf:/y/net", "o"]),
+        ({"one": "/"}, ["/"]),
+    ],
+)
+def test_short_names_tell_models_apart(names: dict[str, str], short: list[str]) -> None:
+    document = {"models": {key: {"name": name} for key, name in names.items()}}
+    assert list(short_names(document).values()) == short
+
+
+def test_classes_come_from_the_data_or_else_from_a_model_that_names_them(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={}, labelled=True)
+    assert class_colours(document)[1] == ("aeroplane", (40, 160, 128))
+    document = make_run(tmp_path, images={})
+    first = next(iter(document["models"].values()))
+    first["class_names"] = [f"class {i}" for i in range(len(CLASSES))]
+    assert class_colours(document) == list(zip(CLASSES, colours(len(CLASSES)), strict=True))
+    assert json.loads((tmp_path / "result.json").read_text())["data"]["classes"] == []
+
+
+def test_names_are_wrapped_at_separators_within_the_width() -> None:
+    text = _Type(20)
+    assert text.wrap("mi", 300, 3) == ["mi"]
+    assert text.wrap("deeplabv3plus-efficientnetlite0", 210, 3) == ["deeplabv3plus-", "efficientnetlite0"]
+    assert text.wrap("", 100, 3) == [""]
+    lines = text.wrap("x" * 500, 100, 3)
+    assert len(lines) == 3
+    assert lines[-1].endswith("…")
+    assert all(text.width(line) <= 100 for line in lines)

@@ -1,0 +1,58 @@
+"""The tables in the terminal."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from synthetic_run import make_run
+
+from segtrans.report.table import print_tables
+
+
+def printed(document: dict[str, Any], **settings: Any) -> str:
+    stream = io.StringIO()
+    print_tables(document, Console(file=stream, width=80, **settings))
+    return stream.getvalue()
+
+
+def test_ranking_and_pairs_fit_into_80_columns(tmp_path: Path) -> None:
+    targets = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(6)]
+    attacks = ["noise", "mi", "segpgd + remap(grid=2) + mi(decay=0.9)"]
+    text = printed(make_run(tmp_path, surrogates=targets[:2], targets=targets, attacks=attacks, images={}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "\x1b" not in text
+    for words in ("other", "same", "noise (control)", "asr_pixel", "per image", "1.79", "(6)", "90.0*", "* white box"):
+        assert words in text
+    assert "made on deeplabv3plus-efficientnetlite1" in text
+
+
+def test_many_targets_leave_the_pairs_to_the_page(tmp_path: Path) -> None:
+    targets = [f"zoo:{i}" for i in range(7)]
+    text = printed(make_run(tmp_path, surrogates=targets[:1], targets=targets, images={}))
+    assert "segtrans" in text
+    assert "made on" not in text
+
+
+def test_colours_only_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = make_run(tmp_path, images={})
+    assert "\x1b[" in printed(document, force_terminal=True, color_system="standard")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in printed(document, force_terminal=True).replace("\x1b[3m", "")  # italics are no colour
+
+
+def test_markup_in_names_stays_as_it_is(tmp_path: Path) -> None:
+    text = printed(make_run(tmp_path, surrogates=["zoo:[red]x[/red]"], targets=["zoo:[bold]"], images={}))
+    assert "made on red]" in text  # the last part of its name
+    assert "[bold]" in text
+
+
+def test_undefined_and_unfinished(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={}, surrogates=["zoo:a"], targets=["zoo:a"], attacks=["mi"])
+    assert "white" in printed(document)
+    for entry in (*document["cells"], *document["summary"]):
+        entry["asr_miou"] = None
+    assert "–" in printed(document)
+    assert "no attack was finished" in printed({**document, "cells": [], "summary": []})

@@ -1,0 +1,133 @@
+"""The command line as a user meets it: exit codes, one sentence per error, JSON alone on standard output."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from segtrans.data import load_data
+
+MODEL = "zoo:voc/pspnet-mobilenetv3s"
+
+
+def segtrans(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", "from segtrans.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "cat.png"
+    sample = load_data("photos?side=96").take(3)[2]
+    Image.fromarray(sample.image).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """One real run of the embedded models, all through the command line."""
+    out = tmp_path_factory.mktemp("run")
+    done = segtrans(
+        "run", "--surrogate", MODEL, "--target", MODEL, "--target", "zoo:voc/deeplabv3plus-mobilenetv3s",
+        "--attack", "noise", "--attack", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2",
+        "--eps", "8/255", "--iterations", "2", "--seed", "0", "--out", out, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), out
+
+
+def test_json_document_has_the_promised_keys(ran: tuple[dict[str, Any], Path]) -> None:
+    document, _ = ran
+    assert len(document["cells"]) == 4
+    promised = {"surrogate", "target", "attack", "seed", "images", "miou_clean", "miou", "asr_miou", "asr_pixel"}
+    assert promised <= set(document["cells"][0])
+    assert {c["surrogate"] for c in document["cells"]} == {MODEL}
+    assert {c["attack"] for c in document["cells"]} == {"noise", "segpgd + remap(grid=2) + mi"}
+    assert {"surrogate", "attack", "gradient_evaluations", "seconds", "peak_memory"} <= set(document["costs"][0])
+    assert [c["gradient_evaluations"] for c in document["costs"]] == [0, 2]
+
+
+def test_a_run_leaves_tables_images_pictures_and_a_page(ran: tuple[dict[str, Any], Path]) -> None:
+    _, out = ran
+    assert (out / "result.json").is_file()
+    assert (out / "cells.csv").is_file()
+    assert (out / "report.html").is_file()
+    assert len(list((out / "images").rglob("seed0/*.png"))) == 4
+    assert len(list((out / "pictures").glob("*.png"))) == 2
+
+
+def test_attack_on_a_single_photograph(photo: Path, tmp_path: Path) -> None:
+    done = segtrans("attack", photo, "-s", MODEL, "-a", "mi", "--iterations", "2", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "mi" in done.stdout
+    assert list((tmp_path / "out" / "images").rglob("seed0/cat*.png"))
+
+
+def test_configuration_file_and_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"surrogates: [{MODEL}]\nattacks: [mi, di]\niterations: 2\nlimit: 1\n")
+    done = segtrans(
+        "run", config, "--attack", "noise", "-o", f"out={tmp_path / 'run'}", "-o", "data=photos?side=64", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [c["attack"] for c in json.loads(done.stdout)["cells"]] == ["noise"]
+
+
+def test_dry_run_resolves_and_does_nothing(tmp_path: Path) -> None:
+    done = segtrans("run", "-s", MODEL, "-a", "mi", "--limit", "2", "--out", tmp_path / "run", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "20 gradient evaluations" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_failed_images_give_exit_code_3_and_keep_the_rest(photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "good.png").write_bytes(photo.read_bytes())
+    (folder / "bad.png").write_bytes(photo.read_bytes()[:500])
+    out = tmp_path / "run"
+    done = segtrans("run", "-s", MODEL, "-a", "noise", "--data", f"folder:{folder}", "--out", out, "--json")
+    assert done.returncode == 3, done.stderr
+    assert "bad.png" in done.stderr
+    assert json.loads(done.stdout)["cells"][0]["images"] == 1
+    assert (out / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "-s", "zoo:voc/pspnet-mobilenetv3"], 2, ["unknown zoo model", "did you mean voc/pspnet-mobilenetv3s"]),
+        (["run", "-s", MODEL, "-a", "segtran"], 2, ["unknown attack", "did you mean segtrans"]),
+        (["run", "-s", MODEL, "-a", "mi(decya=1)"], 2, ["setting of mi", "decya"]),
+        (["run", "-s", MODEL, "--data", "vok:x"], 2, ["unknown data set", "did you mean voc"]),
+        (["run", "-s", MODEL, "--eps", "8"], 2, ["eps is 8", "write 8/255"]),
+        (["run", "-s", MODEL, "--data", "voc:nowhere"], 4, ["nowhere", "PASCAL VOC"]),
+        (["run"], 2, ["surrogates"]),
+        (["run", "nowhere.yaml"], 4, ["nowhere.yaml"]),
+        (["run", "-s", MODEL, "-o", "atacks=mi"], 2, ["atacks", "did you mean attacks"]),
+        (["run", "-s", MODEL, "--device", "cuda:99"], 4, ["cuda:99"]),
+        (["attack", "nowhere.jpg", "-s", MODEL], 4, ["nowhere.jpg", "no such file"]),
+        (["list", "atacks"], 2, ["did you mean attacks"]),
+    ],
+)
+def test_errors_are_one_sentence_with_a_code(arguments: list[str], code: int, words: list[str], tmp_path: Path) -> None:
+    done = segtrans(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize("what", ["attacks", "parts", "models", "datasets"])
+def test_listings_are_the_same_for_people_and_machines(what: str) -> None:
+    rows = json.loads(segtrans("list", what, "--json").stdout)
+    table = segtrans("list", what).stdout
+    assert rows
+    for row in rows:
+        assert row["name"] in table
