@@ -74,3 +74,22 @@ def test_every_label_keeps_its_colour(transform: Transform) -> None:
     for grey, classes, inside in zip(image[:, 0], label, flat, strict=True):
         dark, light = grey[inside & (classes == 0)], grey[inside & (classes == 1)]
         assert not (len(dark) and len(light)) or dark.max() < light.min()
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
+@each_transform
+def test_labels_are_read_at_the_pixels_centre(transform: Transform, axis: int) -> None:
+    """Grey level and label are both the row (column) they come from, so where they arrive they differ by half at most;
+    only an antialiased border leans inwards.
+    """
+    size = (60, 84)
+    y = torch.arange(size[axis]).view(-1, 1) if axis == 0 else torch.arange(size[axis])
+    y = y.expand(4, *size).contiguous()
+    grey = y.double() / 100
+    for seed in range(4):
+        image, label = transform(torch.stack([grey, torch.ones_like(grey), grey], 1), y, draw(4, seed=seed))
+        inside = label != VOID
+        # The second channel was white: it tells how much darker the whole has become.
+        position = 100 * image[:, 0][inside] / image[:, 1][inside]
+        near = (position - label[inside]).abs() <= 0.5 + 1e-6
+        assert near.double().mean() > 0.9

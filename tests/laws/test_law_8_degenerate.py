@@ -11,7 +11,7 @@ from segtrans.attack import Attack, ZeroGradientWarning
 from segtrans.catalogue import attack as read
 from segtrans.errors import ModelError, NonFiniteError
 from segtrans.threat import L2
-from toys import BreaksOnBright, Constant, Context, PixelLinear, bright, each_attack, images, labels
+from toys import CLASSES, BreaksOnBright, Constant, Context, PixelLinear, bright, each_attack, images, labels
 
 # The bright image is so through every transformation but the darker copies of Scale, of which the first is bright.
 X = torch.cat([images(3, high=0.4), 0.97 + 0.03 * images(1, seed=7)])[[0, 3, 1, 2]]
@@ -73,7 +73,19 @@ class NanAtVoid(nn.Module):
         return PixelLinear()(x) * torch.where(bright(x) & (spot > 0), torch.nan, 1.0)
 
 
-@pytest.mark.parametrize("model", [RootOfZero(), NanAtVoid()], ids=["gradient only", "logits under void"])
+class RulesOut(nn.Module):
+    """Minus infinity for class 0 of bright images: an infinite loss whose gradient is finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.arange(CLASSES).view(1, -1, 1, 1) == 0
+        return PixelLinear()(x).masked_fill(bright(x) & first, -torch.inf)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [RootOfZero(), NanAtVoid(), RulesOut()],
+    ids=["gradient only", "logits under void", "loss only"],
+)
 @pytest.mark.parametrize("objective", ["bim", "segpgd", "cospgd", "mi"])
 def test_nan_is_not_taken_for_a_gradient(objective: str, model: nn.Module) -> None:
     """The sign of NaN is 0 or NaN, neither of which is an attack."""

@@ -19,16 +19,16 @@ def run(
 
     Args:
         config: a checked configuration, or give its keys as keywords: ``run(surrogates=[…], targets=[…], …)``.
-        data: a data set of your own in place of the one the configuration names, or, without a configuration, a name
-            as its key ``data`` takes it.
+        data: a data set of your own in place of the one the configuration names, or another name.
         quiet: no progress bars.
 
     Returns:
         The document that is also written to ``OUT/result.json``, with its cells in ``OUT/cells.csv``.
     """
+    config = make_config(values) if config is None else config
     if isinstance(data, str):
-        values, data = {**values, "data": data}, None
-    plan = make_plan(make_config(values) if config is None else config, data)
+        config, data = config.model_copy(update={"data": data}), None
+    plan = make_plan(config, data)
     return save(plan, execute(plan, quiet=quiet))
 
 
