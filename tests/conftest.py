@@ -1,7 +1,15 @@
 """Settings shared by all tests."""
 
+import os
+
+import torch
 from hypothesis import settings
 
 # The same examples at every run, however slow the machine.
 settings.register_profile("segtrans", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("segtrans")
+
+# On images this small a second thread costs more than it gives, above all on busy cores; commands run by tests inherit
+# the setting through the environment.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from segtrans.data import load_data
 from segtrans.errors import UsageError, unknown
 from segtrans.zoo.cards import Card, publish
 from segtrans.zoo.networks import BACKBONES, HEADS
-from segtrans.zoo.train import Recipe, load_canvas, train
+from segtrans.zoo.train import RECIPES, load_canvas, train
 
 
 def train_and_publish(
@@ -27,17 +27,19 @@ def train_and_publish(
     """Train the network that ``name`` (GROUP/HEAD-BACKBONE) spells and write its weights and card into ``out``.
 
     Raises:
-        UsageError: a name of another form, or unknown head or backbone.
+        UsageError: a name of another form, or unknown group, head or backbone.
     """
     group, slash, network = name.partition("/")
     head, dash, backbone = network.partition("-")
     if not (slash and dash and group):
         raise UsageError(f"zoo model is {name!r}; expected GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s")
+    if group not in RECIPES:
+        raise unknown("zoo group", group, RECIPES)
     if head not in HEADS:
         raise unknown("head", head, HEADS)
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
-    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+    recipe = RECIPES[group] if steps is None else replace(RECIPES[group], steps=steps)
     training, held_out = load_data(data), load_data(evaluation)
     canvas = load_canvas(training, recipe.side)
     found = train(
