@@ -63,7 +63,9 @@ class CosPGD(Objective):
     """
 
     def __call__(self, logits: Tensor, labels: Tensor, run: Run) -> Tensor:
-        p = logits.detach().softmax(1)
+        # Any multiple of the softmax has the same cosine. Its denominator is left out, since torch's softmax depends, in
+        # the last bit, on how it shares a batch among threads.
+        p = (logits.detach() - logits.detach().amax(1, keepdim=True)).exp()
         index = labels.where(labels != VOID, 0)[:, None]
         weight = p.gather(1, index)[:, 0] / torch.linalg.vector_norm(p, dim=1)
         return valid_mean(pixel_losses(logits, labels) * weight, labels)
