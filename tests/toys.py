@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segtrans.attack import Attack, Run
+from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, compose
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
+from segtrans.run import Run, View
 from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
 
 CLASSES = 3
@@ -120,7 +121,12 @@ def draw(batch: int, *, seed: int = 0, copy: int = 0, dtype: torch.dtype = torch
 
 def run_of(attack: Attack, x: Tensor, y: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Run:
     """What parts are given, as at the first iteration."""
-    return Run(attack, model or PixelLinear(), x, y, 0, 1)
+    return Run(attack, model or PixelLinear(), x, y)
+
+
+def loss_of(objective: Objective, logits: Tensor, y: Tensor, run: Run) -> Tensor:
+    """The objective of logits, whatever model they come from."""
+    return objective(View(labels=y, logits=logits, places=torch.arange(len(y))), run)
 
 
 def parts_of(kind: type) -> dict[str, type]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from segtrans.errors import UsageError, check_whole
 
 if TYPE_CHECKING:
-    from segtrans.attack import Run
+    from segtrans.run import Run
 
 GradientFunction = Callable[[Tensor], Tensor]
 """From images (N, 3, H, W) to the gradient of the objective there, of the same shape."""
@@ -67,7 +67,7 @@ class Nesterov(GradientTransform):
 
         def nesterov(z: Tensor) -> Tensor:
             nonlocal velocity
-            ahead = z + self.decay * run.step * velocity
+            ahead = z + self.decay * run.alpha * velocity
             velocity = self.decay * velocity + normalise(gradient(ahead))
             return velocity
 

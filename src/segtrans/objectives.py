@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,16 +14,40 @@ from torch.nn import functional as F
 from segtrans.data.base import VOID
 
 if TYPE_CHECKING:
-    from segtrans.attack import Run
+    from segtrans.run import Run, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(ABC):
-    """Maximised by an attack."""
+    """Maximised by an attack; minimised where its goal is targeted.
+
+    Attributes:
+        uses_logits: false for objectives on features alone, for which the forward pass ends at their layer.
+        uses_clean: whether :attr:`View.clean`, the same view of the clean images, is looked at.
+    """
+
+    uses_logits: ClassVar[bool] = True
+    uses_clean: ClassVar[bool] = False
+
+    @property
+    def layer(self) -> str | float | None:
+        """The layer whose features it looks at, as :func:`segtrans.features.find_layer` takes it."""
+        return None
+
+    @property
+    def preparation(self) -> int:
+        """Gradient evaluations per image that :meth:`bind` spends."""
+        return 0
+
+    def bind(self, run: Run) -> Callable[[View], Tensor]:
+        """The objective for one attack call; those with a state of their own, or with something to prepare, make it
+        here.
+        """
+        return lambda view: self(view, run)
 
     @abstractmethod
-    def __call__(self, logits: Tensor, labels: Tensor, run: Run) -> Tensor:
-        """Loss per image, (B,), of logits (B, C, H, W) and labels (B, H, W) with 255 = void."""
+    def __call__(self, view: View, run: Run) -> Tensor:
+        """Loss per item of the view, (B,)."""
 
 
 def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -40,8 +65,8 @@ def valid_mean(values: Tensor, labels: Tensor) -> Tensor:
 class CrossEntropy(Objective):
     """Plain pixel cross-entropy (Arnab et al., CVPR 2018)."""
 
-    def __call__(self, logits: Tensor, labels: Tensor, run: Run) -> Tensor:
-        return valid_mean(pixel_losses(logits, labels), labels)
+    def __call__(self, view: View, run: Run) -> Tensor:
+        return valid_mean(pixel_losses(view.logits, view.labels), view.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +75,27 @@ class SegPGD(Objective):
     to 1/2 over the iterations: w = (t-1)/(2T) for t = 1 … T (Gu et al., ECCV 2022, arXiv 2207.12391).
     """
 
-    def __call__(self, logits: Tensor, labels: Tensor, run: Run) -> Tensor:
+    def __call__(self, view: View, run: Run) -> Tensor:
         w = run.iteration / (2 * run.iterations)
-        correct = logits.detach().argmax(1) == labels
-        return valid_mean(pixel_losses(logits, labels) * correct.to(logits).mul_(1 - 2 * w).add_(w), labels)
+        # Where the attack is not done yet: pixels still right, or, with a target, still elsewhere.
+        todo = (view.logits.detach().argmax(1) == view.labels) != run.targeted
+        losses = pixel_losses(view.logits, view.labels)
+        return valid_mean(losses * todo.to(losses).mul_(1 - 2 * w).add_(w), view.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosPGD(Objective):
     """Cross-entropy weighted by the cosine between the softmax and the one-hot label, which is p_y / ‖p‖
     (Agnihotri et al., ICML 2024, arXiv 2302.02213); the weight is not differentiated.
+    Towards a target the weight is one minus that.
     """
 
-    def __call__(self, logits: Tensor, labels: Tensor, run: Run) -> Tensor:
-        # Any multiple of the softmax has the same cosine. Its denominator is left out, since torch's softmax depends, in
-        # the last bit, on how it shares a batch among threads.
-        p = (logits.detach() - logits.detach().amax(1, keepdim=True)).exp()
+    def __call__(self, view: View, run: Run) -> Tensor:
+        logits, labels = view.logits.detach(), view.labels
+        # Any multiple of the softmax has the same cosine. The denominator is left out, since torch's softmax depends,
+        # in the last bit, on how it shares a batch among threads.
+        p = (logits - logits.amax(1, keepdim=True)).exp()
         index = labels.where(labels != VOID, 0)[:, None]
         weight = p.gather(1, index)[:, 0] / torch.linalg.vector_norm(p, dim=1)
-        return valid_mean(pixel_losses(logits, labels) * weight, labels)
+        weight = 1 - weight if run.targeted else weight
+        return valid_mean(pixel_losses(view.logits, labels) * weight, labels)

@@ -26,7 +26,7 @@ class RunConfig(BaseModel):
             Left out, each attack keeps its own.
         seeds: one repetition of everything per seed.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-        batch: images per forward pass; chunk: transformed copies per forward pass. Neither changes results.
+        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results.
         save_images: keep every adversarial image as PNG.
         pictures: how many images are shown with masks.
         out: where results go; finished work found there is not done again.
@@ -46,7 +46,6 @@ class RunConfig(BaseModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = 4
-    chunk: Annotated[int, Field(ge=1)] = 1
     save_images: bool = True
     pictures: Annotated[int, Field(ge=0)] = 4
     out: Path = Path("runs/latest")

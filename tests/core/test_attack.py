@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from segtrans.attack import Attack, Model, Run
+from segtrans.attack import Attack, Model
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
 from segtrans.metrics import confusion, miou
 from segtrans.models import wrap
+from segtrans.run import Run
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Remap, Scale
-from toys import ATTACKS, CLASSES, Context, dense, each_attack, images, labels, run_of
+from toys import ATTACKS, CLASSES, Context, dense, each_attack, images, labels, loss_of, run_of
 
 X, Y = images(2), labels(2)
 MODEL = Context()
@@ -39,7 +40,7 @@ MODEL = Context()
     ],
 )
 def test_step_sizes(settings: dict[str, Any], step: float) -> None:
-    assert Attack(**settings).step == pytest.approx(step, rel=1e-12)
+    assert Attack(**settings).alpha == pytest.approx(step, rel=1e-12)
 
 
 @pytest.mark.parametrize("step_size", ["eps", "eps/0", "eps/0.0", "eps/x", "eps/1.2.3", "T/eps", "", -0.1, None, "2/0"])
@@ -114,7 +115,7 @@ def test_iterating_increases_the_loss(name: str) -> None:
     run = run_of(attack, X, Y, MODEL)
 
     def loss(x: Tensor) -> Tensor:
-        return Attack().objective(MODEL(x), Y, run)
+        return loss_of(Attack().objective, MODEL(x), Y, run)
 
     before, short, long = loss(X), loss(replace(attack, iterations=1)(MODEL, X, Y)), loss(attack(MODEL, X, Y))
     assert (long > before).all()
@@ -220,8 +221,8 @@ def test_void_is_no_class_even_of_models_with_many() -> None:
 
 
 def test_a_run_tells_parts_where_they_are() -> None:
-    run = Run(Attack(iterations=7), MODEL, X, dense(2), 0, 1)
-    assert (run.iteration, run.iterations, run.step) == (0, 7, Attack(iterations=7).step)
+    run = Run(Attack(iterations=7), MODEL, X, dense(2))
+    assert (run.iteration, run.iterations, run.alpha) == (0, 7, Attack(iterations=7).alpha)
     assert torch.equal(run.x, X)
     # Numbers belong to the part, the iteration and the gradient evaluation within it.
     first = run.draw(1).uniform(4)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from segtrans.attack import Attack, Run
+from segtrans.attack import Attack
 from segtrans.errors import UsageError
 from segtrans.gradients import GradientFunction, GradientTransform, Momentum, Nesterov, Smooth, normalise
+from segtrans.run import Run
 from toys import Constant, Context, images, labels, parts_of, run_of
 
 X, Y = images(2), labels(2)
@@ -63,11 +64,11 @@ def test_nesterov_looks_ahead(decay: float) -> None:
     wrapped = Nesterov(decay=decay).wrap(recorded(at), RUN)
     z, velocity = X + 1, torch.zeros_like(X)
     for _ in range(3):
-        ahead = z + decay * RUN.step * velocity
+        ahead = z + decay * RUN.alpha * velocity
         velocity = decay * velocity + normalise(ahead)
         assert torch.allclose(wrapped(z), velocity)
         assert torch.allclose(at[-1], ahead)
-    assert RUN.step == pytest.approx(2 / 255)
+    assert RUN.alpha == pytest.approx(2 / 255)
 
 
 def gaussian(size: int, sigmas: float) -> Tensor:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrans.attack import Attack, Run
+from segtrans.attack import Attack
 from segtrans.data.base import VOID
 from segtrans.objectives import CosPGD, CrossEntropy, Objective, SegPGD, pixel_losses, valid_mean
-from toys import CLASSES, OBJECTIVES, PixelLinear, dense, each_objective, images, labels, run_of
+from segtrans.run import Run
+from toys import CLASSES, OBJECTIVES, PixelLinear, dense, each_objective, images, labels, loss_of, run_of
 
 X, Y = images(2, (6, 7)), labels(2, (6, 7), block=2)
 LOGITS = 3 * PixelLinear()(X)
@@ -36,7 +37,8 @@ def test_labels_are_partly_void_and_partly_wrong() -> None:
 
 
 def test_cross_entropy() -> None:
-    assert torch.allclose(CrossEntropy()(LOGITS, Y, at(CrossEntropy(), 0)), by_hand(torch.ones_like(LOGITS[:, 0])))
+    losses = loss_of(CrossEntropy(), LOGITS, Y, at(CrossEntropy(), 0))
+    assert torch.allclose(losses, by_hand(torch.ones_like(LOGITS[:, 0])))
 
 
 @pytest.mark.parametrize("iteration", [0, 1, 5, 9])
@@ -44,12 +46,12 @@ def test_segpgd_weights(iteration: int) -> None:
     """λ = (t-1)/2T with t from 1: wrong pixels count nothing at first and almost half in the end."""
     share = iteration / 20
     weight = torch.where(LOGITS.argmax(1) == Y, 1 - share, share)
-    assert torch.allclose(SegPGD()(LOGITS, Y, at(SegPGD(), iteration)), by_hand(weight))
+    assert torch.allclose(loss_of(SegPGD(), LOGITS, Y, at(SegPGD(), iteration)), by_hand(weight))
 
 
 def test_segpgd_begins_with_correct_pixels_alone() -> None:
     logits = LOGITS.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(SegPGD()(logits, Y, at(SegPGD(), 0)).sum(), logits)
+    (gradient,) = torch.autograd.grad(loss_of(SegPGD(), logits, Y, at(SegPGD(), 0)).sum(), logits)
     assert torch.equal((gradient != 0).any(1), (LOGITS.argmax(1) == Y) & VALID)
 
 
@@ -57,17 +59,17 @@ def test_cospgd_weights() -> None:
     """The cosine between softmax and one-hot label, of softmax, not of sigmoid."""
     one_hot = F.one_hot(Y.where(VALID, 0), CLASSES).movedim(-1, 1).double()
     weight = torch.cosine_similarity(LOGITS.softmax(1), one_hot)
-    assert torch.allclose(CosPGD()(LOGITS, Y, at(CosPGD(), 0)), by_hand(weight))
+    assert torch.allclose(loss_of(CosPGD(), LOGITS, Y, at(CosPGD(), 0)), by_hand(weight))
 
 
 @each_objective
 def test_one_loss_per_image_and_no_mean_over_the_batch(objective: Objective) -> None:
     run = at(objective, 4)
-    losses = objective(LOGITS, Y, run)
+    losses = loss_of(objective, LOGITS, Y, run)
     assert losses.shape == (2,)
     for i in range(2):
-        assert torch.equal(objective(LOGITS[i : i + 1], Y[i : i + 1], run), losses[i : i + 1])
-    assert torch.equal(objective(LOGITS.repeat(3, 1, 1, 1), Y.repeat(3, 1, 1), run), losses.repeat(3))
+        assert torch.equal(loss_of(objective, LOGITS[i : i + 1], Y[i : i + 1], run), losses[i : i + 1])
+    assert torch.equal(loss_of(objective, LOGITS.repeat(3, 1, 1, 1), Y.repeat(3, 1, 1), run), losses.repeat(3))
 
 
 @each_objective
@@ -75,7 +77,7 @@ def test_confident_logits_are_finite(objective: Objective) -> None:
     run = at(objective, 4)
     for factor in (1e4, -1e4, 0.0):
         logits = (factor * LOGITS.float()).requires_grad_()
-        losses = objective(logits, Y, run)
+        losses = loss_of(objective, logits, Y, run)
         (gradient,) = torch.autograd.grad(losses.sum(), logits)
         assert losses.isfinite().all()
         assert gradient.isfinite().all()
@@ -86,10 +88,10 @@ def test_worse_predictions_have_a_larger_loss(objective: Objective) -> None:
     """Following the gradient makes the loss grow: the sign is that of something to maximise."""
     run = at(objective, 4)
     logits = LOGITS.clone().requires_grad_()
-    losses = objective(logits, Y, run)
+    losses = loss_of(objective, logits, Y, run)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     # A small step, since some weights (CosPGD) shrink as the loss grows.
-    assert (CrossEntropy()(LOGITS + gradient, Y, run) > CrossEntropy()(LOGITS, Y, run)).all()
+    assert (loss_of(CrossEntropy(), LOGITS + gradient, Y, run) > loss_of(CrossEntropy(), LOGITS, Y, run)).all()
 
 
 def test_parts_of_an_objective() -> None:
@@ -103,7 +105,7 @@ def test_parts_of_an_objective() -> None:
 
 def test_uniform_logits_lose_the_logarithm_of_the_classes() -> None:
     logits = torch.zeros(1, 5, 2, 2)
-    loss = CrossEntropy()(logits, dense(1, (2, 2)), at(CrossEntropy(), 0))
+    loss = loss_of(CrossEntropy(), logits, dense(1, (2, 2)), at(CrossEntropy(), 0))
     assert float(loss) == pytest.approx(math.log(5))
 
 

@@ -10,7 +10,19 @@ from segtrans.data.base import VOID
 from segtrans.gradients import Smooth
 from segtrans.metrics import Counts
 from segtrans.objectives import Objective
-from toys import ATTACKS, CLASSES, Context, PixelLinear, dense, each_attack, each_objective, images, labels, run_of
+from toys import (
+    ATTACKS,
+    CLASSES,
+    Context,
+    PixelLinear,
+    dense,
+    each_attack,
+    each_objective,
+    images,
+    labels,
+    loss_of,
+    run_of,
+)
 
 X, Y = images(3), labels(3)
 
@@ -22,7 +34,7 @@ def test_logits_under_void_do_not_reach_the_objective(objective: Objective, nons
     run.iteration = 4
     logits = PixelLinear()(X).requires_grad_()
     other = torch.where((Y == VOID)[:, None], nonsense, logits.detach()).requires_grad_()
-    losses = objective(logits, Y, run), objective(other, Y, run)
+    losses = loss_of(objective, logits, Y, run), loss_of(objective, other, Y, run)
     assert losses[0].shape == (3,)
     assert torch.equal(*losses)
     gradients = [torch.autograd.grad(loss.sum(), z)[0] for loss, z in zip(losses, (logits, other), strict=True)]
@@ -37,12 +49,12 @@ def test_the_mean_is_over_the_images_own_valid_pixels(objective: Objective) -> N
     run = run_of(Attack(objective=objective), X, Y)
     run.iteration = 4
     logits = PixelLinear()(X)
-    loss = objective(logits, Y, run)
+    loss = loss_of(objective, logits, Y, run)
     tall = torch.cat([logits, logits], 2), torch.cat([Y, torch.full_like(Y, VOID)], 1)
-    assert torch.allclose(objective(*tall, run), loss, rtol=1e-12)
+    assert torch.allclose(loss_of(objective, *tall, run), loss, rtol=1e-12)
     twice = torch.cat([logits, logits], 2), torch.cat([Y, Y], 1)
-    assert torch.allclose(objective(*twice, run), loss, rtol=1e-12)
-    assert torch.equal(objective(logits[:1], Y[:1], run), loss[:1])
+    assert torch.allclose(loss_of(objective, *twice, run), loss, rtol=1e-12)
+    assert torch.equal(loss_of(objective, logits[:1], Y[:1], run), loss[:1])
 
 
 @each_objective
@@ -50,7 +62,7 @@ def test_an_image_of_void_has_no_loss_and_no_gradient(objective: Objective) -> N
     y = Y.clone()
     y[1] = VOID
     logits = PixelLinear()(X).requires_grad_()
-    loss = objective(logits, y, run_of(Attack(objective=objective), X, y))
+    loss = loss_of(objective, logits, y, run_of(Attack(objective=objective), X, y))
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert loss[1] == 0
     assert (gradient[1] == 0).all()

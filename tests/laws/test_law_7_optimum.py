@@ -14,7 +14,7 @@ from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
 from segtrans.threat import L2
 from segtrans.transforms import Transform
-from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, run_of
+from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, loss_of, run_of
 
 TWO = PixelLinear(classes=2)
 # Budget, step and images are multiples of 1/256, so that float64 adds them without rounding.
@@ -104,7 +104,7 @@ def test_gradient_of_objectives(objective: Objective) -> None:
 
     def value(z: Tensor) -> Tensor:
         with held.again():
-            return objective(z, y, run)
+            return loss_of(objective, z, y, run)
 
     value(logits)
     assert torch.autograd.gradcheck(value, logits.requires_grad_())
@@ -126,7 +126,7 @@ def test_the_attacks_gradient_is_the_mean_over_copies() -> None:
     def loss(z: Tensor) -> Tensor:
         """The same sum over copies as in the loop, as one number; a new count makes the draws those of the first."""
         run._gradients_this_iteration = (0, 1)
-        return sum(run._losses(z, torch.tensor([copy])).sum() for copy in range(6)) / 6
+        return sum(run._losses(z, torch.tensor([0]), torch.tensor([copy]), None).sum() for copy in range(6)) / 6
 
     leaf = x.clone().requires_grad_()
     assert torch.autograd.gradcheck(loss, leaf, fast_mode=True)

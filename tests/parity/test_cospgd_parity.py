@@ -11,7 +11,7 @@ from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.objectives import CosPGD, Objective, SegPGD
-from toys import CLASSES, Context, dense, images, labels, run_of
+from toys import CLASSES, Context, dense, images, labels, loss_of, run_of
 
 cospgd = pytest.importorskip("cospgd", reason="cospgd is not installed ; make setup installs it")
 
@@ -54,7 +54,7 @@ def test_same_loss_and_gradient_at_every_iteration(name: str, objective: Objecti
     run = run_of(Attack(objective=objective, iterations=STEPS), x, y)
     for run.iteration in range(STEPS):
         logits = MODEL(x).detach().requires_grad_()
-        found, expected = objective(logits, y, run).sum(), loss(logits, y, run.iteration)
+        found, expected = loss_of(objective, logits, y, run).sum(), loss(logits, y, run.iteration)
         assert torch.allclose(found, expected, rtol=1e-12)
         ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (found, expected))
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-18)
@@ -76,9 +76,9 @@ def test_their_segpgd_counted_from_one_is_another_attack() -> None:
     x, y = images(2), dense(2)
     logits = MODEL(x).detach()
     run = run_of(Attack(objective=SegPGD(), iterations=STEPS), x, y)
-    assert float(SegPGD()(logits, y, run).sum()) != pytest.approx(float(their_segpgd(logits, y, 1)))
+    assert float(loss_of(SegPGD(), logits, y, run).sum()) != pytest.approx(float(their_segpgd(logits, y, 1)))
     run.iteration = 1
-    assert float(SegPGD()(logits, y, run).sum()) == pytest.approx(float(their_segpgd(logits, y, 1)))
+    assert float(loss_of(SegPGD(), logits, y, run).sum()) == pytest.approx(float(their_segpgd(logits, y, 1)))
 
 
 @pytest.mark.parametrize(("name", "objective", "loss"), PAIRS)
@@ -91,4 +91,4 @@ def test_with_void_theirs_divides_by_all_pixels_and_ours_by_valid_ones(
     run.iteration = 3
     share = float((y != VOID).double().mean())
     assert 0.3 < share < 0.95
-    assert float(objective(logits, y, run)) * share == pytest.approx(float(loss(logits, y, 3)), rel=1e-12)
+    assert float(loss_of(objective, logits, y, run)) * share == pytest.approx(float(loss(logits, y, 3)), rel=1e-12)

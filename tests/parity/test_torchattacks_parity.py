@@ -91,7 +91,7 @@ def test_same_from_a_shared_random_start() -> None:
 
 
 def test_a_quarter_of_the_budget_is_two_grey_levels_of_eight() -> None:
-    assert read("pgd").step == 2 / 255
+    assert read("pgd").alpha == 2 / 255
 
 
 def test_without_the_batch_mean_theirs_depends_on_the_batch_and_ours_does_not() -> None:

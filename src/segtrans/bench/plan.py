@@ -1,7 +1,7 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from segtrans.errors import MissingError, ModelError, UsageError
 from segtrans.io import file_hash
 from segtrans.models import SegModel, load_model
 from segtrans.spec import RunConfig
-from segtrans.threat import LInf
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,10 @@ def make_plan(config: RunConfig, data: Dataset | None = None) -> Plan:
         DataError: data that is not there. MissingError: weights, an extra or a device that is not there.
     """
     device = pick_device(config.device)
-    attacks = {name: configured(read_attack(name), config) for name in config.attacks}
+    attacks = {
+        name: read_attack(name).configured(eps=config.eps, iterations=config.iterations, step_size=config.step_size)
+        for name in config.attacks
+    }
     data = (data or load_data(config.data)).take(config.limit)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     models = {name: load_model(name, device=str(device)) for name in names}
@@ -100,21 +102,6 @@ def make_plan(config: RunConfig, data: Dataset | None = None) -> Plan:
     hashes = {name: model_hash(model) for name, model in models.items()}
     hashes["data"] = data_hash(data)
     return Plan(config, data, models, hashes, attacks, device, Store(config.out))
-
-
-def configured(attack: Attack, config: RunConfig) -> Attack:
-    """The attack with the run's budget, iterations and step size where the run sets them.
-
-    The budget is set for L-inf attacks, iterations and step size for attacks with more than one iteration.
-    """
-    if config.eps is not None and isinstance(attack.threat, LInf):
-        attack = replace(attack, threat=LInf(config.eps))
-    if attack.iterations > 1:
-        if config.iterations is not None:
-            attack = replace(attack, iterations=config.iterations)
-        if config.step_size is not None:
-            attack = replace(attack, step_size=config.step_size)
-    return attack
 
 
 def check_classes(models: dict[str, SegModel], data: Dataset) -> None:

@@ -127,7 +127,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "norm": attack.threat.norm,
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
-        "step_size": attack.step,
+        "step_size": attack.alpha,
         "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
     }
 

@@ -198,7 +198,7 @@ def _work(plan: Plan, unit: Unit, clean: dict[str, Shard], progress: Progress) -
         x = _images(samples, plan.device)
         y = None if samples[0].label is None else torch.stack([_label(s) for s in samples]).to(plan.device)
         started = time.perf_counter()
-        result = attack.perturb(surrogate, x, y, seed=unit.seed, chunk=config.chunk)
+        result = attack.perturb(surrogate, x, y, seed=unit.seed, chunk=config.batch)
         grid = attack.threat.quantise(result.adversarial, x)
         _synchronise(plan.device)
         seconds += time.perf_counter() - started

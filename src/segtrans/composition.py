@@ -1,0 +1,133 @@
+"""How attacks are put together: from parts in Python, and from one string on the command line.
+
+``mi(iterations=20)`` is a named attack with a setting changed, ``segpgd + remap(grid=3) + mi`` a composition of attacks
+and parts.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, get_args
+
+from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms
+from segtrans.areas import Area
+from segtrans.attack import Attack
+from segtrans.backward import Backward
+from segtrans.errors import UsageError, unknown
+from segtrans.goals import Goal
+from segtrans.gradients import GradientTransform
+from segtrans.objectives import Objective
+from segtrans.steps import Step
+from segtrans.threat import Threat
+from segtrans.transforms import Transform
+
+Part = Threat | Area | Goal | Objective | Transform | Backward | GradientTransform | Step
+
+_ONE: dict[type, str] = {Threat: "threat", Area: "area", Goal: "goal", Objective: "objective", Step: "step"}
+_SEVERAL: dict[type, str] = {Transform: "transforms", Backward: "backward", GradientTransform: "gradients"}
+"""Which field of an attack a part goes to: it replaces what is there, or follows it."""
+
+PARTS: dict[str, type[Part]] = {
+    cls.__name__.lower(): cls
+    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and issubclass(cls, get_args(Part)) and not getattr(cls, "__abstractmethods__", None)
+}
+"""Every part by its lower-case class name, as the composition language spells it."""
+
+
+def compose(*terms: Part | Attack) -> Attack:
+    """One attack from parts and attacks, left to right.
+
+    A part replaces what is there (threat, area, goal, objective, step) or follows it (transformations, changes of the
+    backward pass); an attack adds its transformations and overrides whatever it does not leave at its default.
+    """
+    default = result = Attack()
+    for term in terms:
+        if isinstance(term, Attack):
+            joined = {name: getattr(result, name) + getattr(term, name) for name in _SEVERAL.values()}
+            changed = {f.name: getattr(term, f.name) for f in fields(term) if f.name not in joined}
+            changed = {name: value for name, value in changed.items() if value != getattr(default, name)}
+            result = replace(result, **changed, **joined)
+        else:
+            for kind, name in _ONE.items():
+                if isinstance(term, kind):
+                    result = replace(result, **{name: term})
+            for kind, name in _SEVERAL.items():
+                if isinstance(term, kind):
+                    result = replace(result, **{name: (*getattr(result, name), term)})
+    return result
+
+
+def read(text: str, named: Mapping[str, Attack]) -> Attack:
+    """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
+
+    The ``named`` attacks come before parts of the same name. Values are numbers, fractions (``8/255``), strings,
+    booleans and tuples.
+
+    Raises:
+        UsageError: an unknown name, an unknown setting, or a value that cannot be read.
+    """
+    terms = [term.strip() for term in _split(text)]
+    if not all(terms):
+        raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")
+    return compose(*(_term(term, named) for term in terms))
+
+
+def _split(text: str) -> list[str]:
+    """``text`` at its ``+`` signs outside parentheses."""
+    terms, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "+" and depth == 0:
+            terms.append("")
+        else:
+            terms[-1] += character
+    return terms
+
+
+def _term(text: str, named: Mapping[str, Attack]) -> Part | Attack:
+    match = re.fullmatch(r"([\w-]+)\s*(\(.*\))?", text, re.DOTALL)
+    if match is None:
+        raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
+    name, settings = match[1].lower(), _settings(text, match[2] or "()")
+    if name in named:
+        base = named[name]
+        allowed = {f.name for f in fields(base)} - {*_ONE.values(), *_SEVERAL.values()}
+        make = partial(replace, base)
+    elif name in PARTS:
+        make = PARTS[name]
+        allowed = {f.name for f in fields(make)}
+    else:
+        raise unknown("attack or part", name, {*named, *PARTS})
+    for key in settings:
+        if key not in allowed:
+            raise unknown(f"setting of {name}", key, allowed)
+    try:
+        return make(**settings)
+    except TypeError as error:
+        raise UsageError(f"attack term {text!r}: {error}") from None
+
+
+def _settings(term: str, arguments: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"f{arguments}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError
+        settings = {str(k.arg): _value(k.value) for k in call.keywords}
+        if len(settings) < len(call.keywords):
+            raise ValueError
+        return settings
+    except (SyntaxError, ValueError, TypeError, ZeroDivisionError):
+        raise UsageError(f"cannot read the settings of attack term {term!r}; write name(setting=value, …)") from None
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, a quotient of literals such as 8/255, or a tuple of these."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return float(ast.literal_eval(node.left)) / float(ast.literal_eval(node.right))
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_value(element) for element in node.elts)
+    return ast.literal_eval(node)
