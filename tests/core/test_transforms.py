@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
-from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform, resample
+from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
+from segtrans.transforms.base import resample
 from toys import TRANSFORMS, dense, draw, each_transform, images, labels
 
 SIZE = (24, 30)

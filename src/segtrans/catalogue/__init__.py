@@ -1,0 +1,22 @@
+"""Every published attack by name, each one expression; a family a file. ``attack("mi")`` is an entry; how names are
+combined is said in :mod:`segtrans.composition`.
+"""
+
+from segtrans.attack import Attack
+from segtrans.catalogue import controls, gradients, inputs, segmentation
+from segtrans.catalogue.entry import Entry
+from segtrans.composition import PARTS, compose, read
+
+__all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
+
+ENTRIES = {entry.name: entry for family in (controls, gradients, inputs, segmentation) for entry in family.ENTRIES}
+
+
+def attack(text: str) -> Attack:
+    """The attack that ``text`` spells in the language of :func:`segtrans.composition.read`, such as ``"mi"``,
+    ``"mi(iterations=20)"`` or ``"segpgd + remap(grid=3) + mi"``.
+
+    Raises:
+        UsageError: an unknown name, an unknown setting, or a value that cannot be read.
+    """
+    return read(text, {name: entry.attack for name, entry in ENTRIES.items()})

@@ -1,0 +1,60 @@
+"""What an objective is, and what pixel losses share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from segtrans.data.base import VOID
+
+if TYPE_CHECKING:
+    from segtrans.run import Run, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """Maximised by an attack; minimised where its goal is targeted.
+
+    Attributes:
+        uses_logits: false for objectives on features alone, for which the forward pass ends at their layer.
+        uses_clean: whether :attr:`View.clean`, the same view of the clean images, is looked at.
+    """
+
+    uses_logits: ClassVar[bool] = True
+    uses_clean: ClassVar[bool] = False
+
+    @property
+    def layer(self) -> str | float | None:
+        """The layer whose features it looks at, as :func:`segtrans.features.find_layer` takes it."""
+        return None
+
+    @property
+    def preparation(self) -> int:
+        """Gradient evaluations per image that :meth:`bind` spends."""
+        return 0
+
+    def bind(self, run: Run) -> Callable[[View], Tensor]:
+        """The objective for one attack call; those with a state of their own, or with something to prepare, make it
+        here.
+        """
+        return lambda view: self(view, run)
+
+    @abstractmethod
+    def __call__(self, view: View, run: Run) -> Tensor:
+        """Loss per item of the view, (B,)."""
+
+
+def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every pixel, (B, H, W); zero where void."""
+    return F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
+
+
+def valid_mean(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean of ``values`` (B, H, W) over each image's valid pixels, (B,); zero for an image that has none."""
+    valid = labels != VOID
+    return (values * valid).sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)

@@ -1,0 +1,73 @@
+"""What an input transformation is, and how pixels and labels move together."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError, check_whole
+from segtrans.random import Draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform(ABC):
+    """Changes what the surrogate sees; the gradient flows back through it to the original pixels.
+
+    ``copies`` is how many differently transformed copies of an image one gradient is averaged over; which of them an
+    item is, ``draw.copy`` says.
+    """
+
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole(f"{type(self).__name__} copies", self.copies, 1)
+
+    @abstractmethod
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) and labels (B, H, W), 255 = void, to transformed ones; differentiable in ``x``."""
+
+
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """UsageError unless ``bounds`` are two positive numbers in order."""
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+        raise UsageError(f"{name} is {bounds}; allowed are two positive numbers, the smaller first")
+
+
+def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images and labels read at fractional source positions: bilinear for images, nearest for labels.
+
+    Whole-numbered positions copy pixels exactly, and pixels that are read nowhere get exactly zero gradient, neither of
+    which ``grid_sample`` grants, since it rounds its normalised coordinates.
+
+    Args:
+        x, y: (B, 3, H, W) and (B, H, W).
+        rows, cols: source position of every output pixel, (B, h, w), clamped to the image.
+        inside: (B, h, w), false where the output is black and void.
+    """
+    height, width = x.shape[-2:]
+    rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
+    top, left = rows.floor(), cols.floor()
+    down, right = (rows - top)[:, None], (cols - left)[:, None]
+    first, second = top.long(), left.long()
+    below, beside = (first + 1).clamp_max(height - 1), (second + 1).clamp_max(width - 1)
+    flat = x.flatten(2)
+
+    def at(r: Tensor, c: Tensor) -> Tensor:
+        index = (r * width + c).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+        return flat.gather(2, index).view(*x.shape[:2], *rows.shape[1:])
+
+    upper = at(first, second) * (1 - right) + at(first, beside) * right
+    lower = at(below, second) * (1 - right) + at(below, beside) * right
+    image = upper * (1 - down) + lower * down
+    nearest = (rows.round().long() * width + cols.round().long()).flatten(1)
+    label = y.flatten(1).gather(1, nearest).view(rows.shape)
+    if inside is None:
+        return image, label
+    return image * inside[:, None], label.where(inside, VOID)
+
+
+def positions(size: int, like: Tensor) -> Tensor:
+    """0 … size-1 in the dtype and on the device of ``like``."""
+    return torch.arange(size, dtype=like.dtype, device=like.device)

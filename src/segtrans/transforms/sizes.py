@@ -1,0 +1,84 @@
+"""The image at other sizes and brightnesses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segtrans.errors import UsageError
+from segtrans.random import Draw
+from segtrans.transforms.base import Transform, check_range, positions, resample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize(Transform):
+    """Shrinks the image by a random factor and puts it somewhere on a black canvas of the original size
+    (input diversity, DI-FGSM, Xie et al., CVPR 2019); labels shrink along, the canvas is void.
+
+    Attributes:
+        scale: bounds of the factor, at most 1. The paper's 299 → [299, 330) corresponds to (0.9, 1).
+        probability: how often an image is changed at all.
+    """
+
+    scale: tuple[float, float] = (0.9, 1.0)
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("Resize scale", self.scale)
+        if self.scale[1] > 1:
+            raise UsageError(f"Resize scale is {self.scale}; allowed are factors up to 1")
+        if not 0 <= self.probability <= 1:
+            raise UsageError(f"Resize probability is {self.probability}; allowed are numbers from 0 to 1")
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        factor = draw.uniform(low=self.scale[0], high=self.scale[1])
+        factor = torch.where(draw.chance(self.probability), factor, 1.0)
+        rows, in_rows = self._axis(x.shape[-2], factor, x, draw)
+        cols, in_cols = self._axis(x.shape[-1], factor, x, draw)
+        shape = (len(draw), *x.shape[-2:])
+        inside = in_rows[:, :, None] & in_cols[:, None, :]
+        return resample(x, y, rows[:, :, None].expand(shape), cols[:, None, :].expand(shape), inside)
+
+    def _axis(self, size: int, factor: Tensor, like: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        small = (factor * size).round().clamp(1, size)
+        offset = draw.integers((size + 1 - small).long()).to(like.dtype)
+        local = positions(size, like)[None] - offset[:, None]
+        source = (local + 0.5) * (size / small)[:, None] - 0.5
+        return source, (local >= 0) & (local < small[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescale(Transform):
+    """Shows the surrogate the whole image at another resolution, drawn anew at every iteration (dynamic scaling,
+    Gu et al., arXiv 2111.11368; the paper's range is not public, ours is log-symmetric).
+
+    The factor is one number per iteration for all images, since a batch has one size.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("Rescale scale", self.scale)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        low, high = self.scale
+        factor = low * (high / low) ** draw.shared()
+        size = [max(1, round(side * factor)) for side in x.shape[-2:]]
+        if size == list(x.shape[-2:]):
+            return x, y
+        image = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=factor < 1)
+        label = F.interpolate(y[:, None].to(x.dtype), size, mode="nearest-exact")[:, 0].long()
+        return image, label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Transform):
+    """Darker copies x / 2^i for i = 0 … copies-1 (SI-FGSM, Lin et al., ICLR 2020); labels stay, pixels do too."""
+
+    copies: int = 5
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        return x / (2.0 ** draw.copy.to(x.dtype)).view(-1, 1, 1, 1), y
