@@ -140,7 +140,7 @@ def _attacks() -> Iterator[tuple[str, Attack]]:
         yield name, replace(entry.attack, iterations=min(entry.attack.iterations, 4))
     for name, part in PARTS.items():
         yield f"{name}()", replace(compose(part()), iterations=2)
-        if issubclass(part, Transform):
+        if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy
             yield f"{name}(copies=3)", replace(compose(part(copies=3)), iterations=2)
     for text in ("segpgd + remap(copies=2) + scale(copies=2) + smooth(size=5) + mi(iterations=4)", "l2 + cospgd + di"):
         yield text, read(text)
