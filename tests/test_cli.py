@@ -56,7 +56,7 @@ def test_a_run_leaves_tables_images_pictures_and_a_page(ran: tuple[dict[str, Any
     assert (out / "result.json").is_file()
     assert (out / "cells.csv").is_file()
     assert (out / "report.html").is_file()
-    assert len(list((out / "images").rglob("seed0/*.png"))) == 4
+    assert len(list((out / "images").rglob("seed0-*/*.png"))) == 4
     assert len(list((out / "pictures").glob("*.png"))) == 2
 
 
@@ -64,7 +64,7 @@ def test_attack_on_a_single_photograph(photo: Path, tmp_path: Path) -> None:
     done = segtrans("attack", photo, "-s", MODEL, "-a", "mi", "--iterations", "2", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "mi" in done.stdout
-    assert list((tmp_path / "out" / "images").rglob("seed0/cat*.png"))
+    assert list((tmp_path / "out" / "images").rglob("seed0-*/cat*.png"))
 
 
 def test_configuration_file_and_overrides(tmp_path: Path) -> None:
@@ -110,6 +110,10 @@ def test_failed_images_give_exit_code_3_and_keep_the_rest(photo: Path, tmp_path:
         (["run", "nowhere.yaml"], 4, ["nowhere.yaml"]),
         (["run", "-s", MODEL, "-o", "atacks=mi"], 2, ["atacks", "did you mean attacks"]),
         (["run", "-s", MODEL, "--device", "cuda:99"], 4, ["cuda:99"]),
+        (["run", "-s", MODEL, "-o", "a=[1"], 2, ["'[1'", "YAML"]),
+        (["run", "-s", MODEL, "--out", "/dev/null/x"], 2, ["/dev/null is a file"]),
+        (["run", "-s", MODEL, "-a", "momentum(decay='x')"], 2, ["momentum decay is 'x'"]),
+        (["zoo", "verify", "--data", "photos"], 2, ["no card", "photos"]),
         (["attack", "nowhere.jpg", "-s", MODEL], 4, ["nowhere.jpg", "no such file"]),
         (["list", "atacks"], 2, ["did you mean attacks"]),
     ],
