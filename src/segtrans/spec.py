@@ -82,9 +82,7 @@ class RunConfig(BaseModel):
                 f"eps is {value}; images are in [0, 1], so write {radius:g}/255 for {radius:g} grey levels"
             )
         if 0 < radius < 1 / 255:
-            raise UsageError(
-                f"eps is {value}; images have 8 bits, so allowed are 0 and budgets from 1/255"
-            )
+            raise UsageError(f"eps is {value}; images have 8 bits, so allowed are 0 and budgets from 1/255")
         return value
 
 
