@@ -17,8 +17,8 @@ class MaskBlocks(Transform):
     """Blackens one cell of a grid per copy (MaskBlock, Fan et al., arXiv 2208.06538).
 
     The authors' cells have 56 pixels a side; ours are a share of the image, so that the number of copies does not grow
-    with it. With as many copies as cells, copy i hides cell i, counted row by row; with any other number every
-    copy hides a random one.
+    with it. With as many copies as cells, copy i hides cell i, counted row by row; with any other number every copy
+    hides a random one. A cell of an image with fewer rows or columns than the grid may hold no pixel.
 
     Attributes:
         grid: cells per side.

@@ -1,6 +1,7 @@
 """Other photographs mixed into the image, and the image at evenly spaced brightnesses; labels stay as they are."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,14 @@ def _picture(bank: str, x: Tensor, draw: Draw) -> Tensor:
 
 def _which(count: int, draw: Draw) -> Tensor:
     return draw.integers(torch.full_like(draw.copy, count))
+
+
+@lru_cache(maxsize=4)
+def _colours(bank: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every photograph's channels, (M, 3, 1, 1) each."""
+    # At one resolution, so that they do not depend on the attacked image.
+    pictures = photographs((256, 256), bank, device)
+    return pictures.mean((2, 3), keepdim=True), pictures.std((2, 3), correction=0, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ class MixMask(Transform):
     US-MM (Wang et al., arXiv 2311.12051).
 
     The photograph comes from a bank instead of the batch. The product is not clipped to [0, 1], and the gradient comes
-    back through it; the authors clip, and take the gradient of what the model sees for that of the image.
+    back through it; the public code clips, and takes the gradient of what the model sees for that of the image.
 
     Attributes:
         strength: half the width of the mask's range.
@@ -111,8 +120,8 @@ class StyleMix(Transform):
     STM (Ge et al., ACM MM 2023, arXiv 2308.10601) without its style network, which is a download.
 
     In the colours of a photograph means: each channel shifted and stretched to the photograph's mean and standard
-    deviation (AdaIN, Huang and Belongie, ICCV 2017, on pixels instead of features). Like the authors' style, ours
-    is not clipped; unlike theirs, it is differentiated, since it costs nothing.
+    deviation (AdaIN, Huang and Belongie, ICCV 2017, on pixels instead of features). The gradient comes back through the
+    colours too, which the authors hold constant. Nothing is clipped to [0, 1].
 
     Attributes:
         keep: weight of the image as it is; the rest is the one in other colours.
@@ -134,11 +143,9 @@ class StyleMix(Transform):
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
         if self.keep < 1:
-            # Colours need no resolution, so that the bank is loaded once whatever the image's size.
-            styles = photographs((128, 128), self.bank, x.device)
-            which = _which(len(styles), draw)
-            mean = styles.mean((2, 3), keepdim=True)[which].to(x.dtype)
-            contrast = styles.std((2, 3), correction=0, keepdim=True)[which].to(x.dtype)
+            means, contrasts = _colours(self.bank, x.device)
+            which = _which(len(means), draw)
+            mean, contrast = means[which].to(x.dtype), contrasts[which].to(x.dtype)
             centred = x - x.mean((2, 3), keepdim=True)
             # A channel of one value has no contrast to stretch; the constant keeps its derivative finite.
             own = (centred.square().mean((2, 3), keepdim=True) + _ONE_LEVEL**2).sqrt()

@@ -16,8 +16,8 @@ class Spectrum(Transform):
     """Adds Gaussian noise, then multiplies every cosine coefficient of the whole image by a random factor: spectrum
     simulation (SSA, Long et al., ECCV 2022, arXiv 2207.05382).
 
-    The gradient comes back through the transformation; the authors take the gradient of what the model sees for that
-    of the image. As in their code, nothing is clipped to [0, 1].
+    The gradient comes back through the transformation; the public code takes the gradient of what the model sees for
+    that of the image. As there, nothing is clipped to [0, 1].
 
     Attributes:
         rho: factors are uniform in [1 - rho, 1 + rho].
