@@ -97,6 +97,11 @@ class Attack:
         return self.objective.preparation + self.iterations * self.evaluations_per_iteration
 
     @property
+    def shared(self) -> bool:
+        """Whether the images of a batch share a perturbation, so that one's result depends on the others."""
+        return self.step.shared
+
+    @property
     def alpha(self) -> float:
         """The step size as a number."""
         if isinstance(self.step_size, str) and (match := re.fullmatch(r"\s*eps\s*/\s*(T|[\d.]+)\s*", self.step_size)):

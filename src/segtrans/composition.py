@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any, get_args
 
-from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms
+from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms, universal
 from segtrans.areas import Area
 from segtrans.attack import Attack
 from segtrans.backward import Backward
@@ -31,7 +31,7 @@ _SEVERAL: dict[type, str] = {Transform: "transforms", Backward: "backward", Grad
 
 PARTS: dict[str, type[Part]] = {
     cls.__name__.lower(): cls
-    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps)
+    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps, universal)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, get_args(Part)) and not getattr(cls, "__abstractmethods__", None)
 }
