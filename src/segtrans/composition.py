@@ -29,6 +29,9 @@ _ONE: dict[type, str] = {Threat: "threat", Area: "area", Goal: "goal", Objective
 _SEVERAL: dict[type, str] = {Transform: "transforms", Backward: "backward", GradientTransform: "gradients"}
 """Which field of an attack a part goes to: it replaces what is there, or follows it."""
 
+_OWN = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
+"""An attack's settings that are no parts."""
+
 PARTS: dict[str, type[Part]] = {
     cls.__name__.lower(): cls
     for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps, universal)
@@ -64,8 +67,8 @@ def compose(*terms: Part | Attack) -> Attack:
 def read(text: str, named: Mapping[str, Attack]) -> Attack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
-    The ``named`` attacks come before parts of the same name. Values are numbers, fractions (``8/255``), strings,
-    booleans and tuples.
+    The ``named`` attacks come before parts of the same name, and take their settings too. Values are numbers, fractions
+    (``8/255``), strings, booleans and tuples.
 
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
@@ -94,9 +97,9 @@ def _term(text: str, named: Mapping[str, Attack]) -> Part | Attack:
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
     name, settings = match[1].lower(), _settings(text, match[2] or "()")
     if name in named:
-        base = named[name]
-        allowed = {f.name for f in fields(base)} - {*_ONE.values(), *_SEVERAL.values()}
-        make = partial(replace, base)
+        part = PARTS.get(name)
+        allowed = _OWN if part is None else _OWN | {f.name for f in fields(part)}
+        make = partial(_with, named[name], part)
     elif name in PARTS:
         make = PARTS[name]
         allowed = {f.name for f in fields(make)}
@@ -109,6 +112,21 @@ def _term(text: str, named: Mapping[str, Attack]) -> Part | Attack:
         return make(**settings)
     except TypeError as error:
         raise UsageError(f"attack term {text!r}: {error}") from None
+
+
+def _with(attack: Attack, part: type[Part] | None, **settings: Any) -> Attack:
+    """The attack with other settings; what are not its own are those of its part of the class ``part``, since an entry
+    may bear the name of the part it is about.
+    """
+    inner = {key: settings.pop(key) for key in settings.keys() - _OWN}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(changed(element) for element in value)
+        return replace(value, **inner) if type(value) is part else value
+
+    parts = {name: changed(getattr(attack, name)) for name in (*_ONE.values(), *_SEVERAL.values())}
+    return replace(attack, **parts, **settings)
 
 
 def _settings(term: str, arguments: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from segtrans.objectives import CosPGD
 
 ENTRIES = (
     Entry(
-        name="towards", attack=compose(PGD, Towards()),
-        title="PGD towards a label map given in place of the true one",
+        name="towards", attack=compose(Towards()),
+        title="iterative towards a label map given in place of the true one",
         paper="arXiv:1711.09856", venue="CVPR 2018", family="targeted", provenance="paper",
     ),
     Entry(
@@ -22,12 +22,12 @@ ENTRIES = (
         paper="arXiv:1711.09856", venue="CVPR 2018", family="targeted", provenance="paper",
     ),
     Entry(
-        name="hide", attack=compose(PGD, HideClass()),
+        name="hide", attack=compose(HideClass()),
         title="hides a class (0 unless set) under its nearest neighbours, image by image",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
     Entry(
-        name="all-as", attack=compose(PGD, AllAs()),
+        name="all-as", attack=compose(AllAs()),
         title="everything as one class (0 unless set)",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
