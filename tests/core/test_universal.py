@@ -43,6 +43,16 @@ def test_one_perturbation_by_hand(tile: int) -> None:
     assert not torch.allclose(moved, Attack(iterations=5)(MODEL, X, Y), atol=1e-3)
 
 
+def test_in_l2_it_is_sent_back_to_the_ball_after_every_step() -> None:
+    delta = torch.zeros_like(X[:1])
+    for _ in range(9):
+        gradient = run_of(Attack(), X, Y, MODEL).gradient((X + delta).clamp(0, 1)).sum(0, keepdim=True)
+        delta = delta + 0.5 / 3 * gradient / gradient.norm()
+        delta = delta * min(1.0, 0.5 / float(delta.norm()))
+    found = Attack(threat=L2(0.5), step=Universal(), iterations=9, step_size="eps/3")(MODEL, X, Y)
+    assert torch.allclose(found, (X + delta).clamp(0, 1), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("threat", [LInf(EPS), L2(0.5)], ids=repr)
 @pytest.mark.parametrize("tile", [0, 4])
 def test_it_is_the_same_for_all_images_and_periodic(tile: int, threat: LInf | L2) -> None:

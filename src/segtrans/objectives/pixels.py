@@ -161,10 +161,9 @@ class TwoStage(Objective):
             check_share(f"TwoStage {name}", getattr(self, name))
 
     def __call__(self, view: View, run: Run) -> Tensor:
-        valid = view.labels != VOID
-        hard = unfinished(view, run) & valid
+        hard = unfinished(view, run) & (view.labels != VOID)
         moved = _divergence(view.logits.detach(), view.clean.logits)
-        far = moved > valid_mean(moved.where(valid, 0), view.labels)[:, None, None]
+        far = moved > valid_mean(moved, view.labels)[:, None, None]
         second = ~hard.flatten(1).any(1)[:, None, None] | (run.iteration >= self.switch * run.iterations)
         losses = pixel_losses(view.logits, view.labels)
         one = hard.to(losses).mul_(1 - 2 * self.gamma).add_(self.gamma)
