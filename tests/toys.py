@@ -16,6 +16,7 @@ from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, compose
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
+from segtrans.goals import Towards
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
@@ -136,9 +137,11 @@ def run_of(attack: Attack, x: Tensor, y: Tensor, model: Callable[[Tensor], Tenso
     return Run(attack, model or PixelLinear(), x, y)
 
 
-def loss_of(objective: Objective, logits: Tensor, y: Tensor, run: Run) -> Tensor:
-    """The objective of logits, whatever model they come from."""
-    return objective(View(labels=y, logits=logits, places=torch.arange(len(y))), run)
+def loss_of(objective: Objective, logits: Tensor, y: Tensor, run: Run, places: Tensor | None = None) -> Tensor:
+    """The objective of logits, whatever model they come from; the clean ones have the classes in reverse order."""
+    places = torch.arange(len(y)) if places is None else places
+    clean = View(labels=y, logits=logits.detach().flip(1), places=places)
+    return objective.bind(run)(View(labels=y, logits=logits, places=places, reference=clean))
 
 
 def parts_of(kind: type) -> dict[str, type]:
@@ -159,6 +162,12 @@ def _attacks() -> Iterator[tuple[str, Attack]]:
 
 
 ATTACKS = dict(_attacks())
+
+SEPARATE = {name: attack for name, attack in ATTACKS.items() if not attack.shared}
+"""Attacks whose images have nothing to do with each other, whatever batch they are in."""
+
+BY_THEMSELVES = {name: attack for name, attack in ATTACKS.items() if not isinstance(attack.goal, Towards)}
+"""Attacks that choose their labels where the caller gives none."""
 
 TRANSFORMS: dict[str, Transform] = {
     **{f"{name}()": part() for name, part in parts_of(Transform).items()},
@@ -185,6 +194,7 @@ REPAINTING = (Admix, MixMask, Spectrum, StyleMix)
 OBJECTIVES: dict[str, Objective] = {name: part() for name, part in parts_of(Objective).items()}
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+each_separate_attack = pytest.mark.parametrize("attack", SEPARATE.values(), ids=SEPARATE)
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 each_repainting = pytest.mark.parametrize(
     "transform", [t for t in TRANSFORMS.values() if isinstance(t, REPAINTING)], ids=repr

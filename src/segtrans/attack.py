@@ -98,6 +98,11 @@ class Attack:
         return self.objective.preparation + self.iterations * self.evaluations_per_iteration
 
     @property
+    def shared(self) -> bool:
+        """Whether the images of a batch share a perturbation, so that one's result depends on the others."""
+        return self.step.shared
+
+    @property
     def alpha(self) -> float:
         """The step size as a number."""
         if isinstance(self.step_size, str) and (match := re.fullmatch(r"\s*eps\s*/\s*(T|[\d.]+)\s*", self.step_size)):
@@ -116,11 +121,11 @@ class Attack:
     ) -> "Attack":
         """This attack under a common protocol; None keeps its own setting.
 
-        The budget and the step size are set where the budget is an L-inf ball, iterations and step size where there is
-        more than one iteration.
+        The budget and the step size are set where the budget is an L-inf ball smaller than the box, iterations and step
+        size where there is more than one iteration.
         """
         attack = self
-        common = isinstance(attack.threat, LInf)
+        common = isinstance(attack.threat, LInf) and attack.threat.radius < 1
         if eps is not None and common:
             attack = replace(attack, threat=LInf(eps))
         if iterations is not None and attack.iterations > 1:

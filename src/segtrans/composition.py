@@ -9,11 +9,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms
+from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms, universal
 from segtrans.areas import Area
 from segtrans.attack import Attack
 from segtrans.backward import Backward
@@ -31,9 +31,12 @@ _ONE: dict[type, str] = {Threat: "threat", Area: "area", Goal: "goal", Objective
 _SEVERAL: dict[type, str] = {Transform: "transforms", Backward: "backward", GradientTransform: "gradients"}
 """Which field of an attack a part goes to: it replaces what is there, or follows it."""
 
+_OWN = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
+"""An attack's settings that are no parts."""
+
 PARTS: dict[str, type[Part]] = {
     cls.__name__.lower(): cls
-    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps)
+    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps, universal)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, get_args(Part)) and not getattr(cls, "__abstractmethods__", None)
 }
@@ -69,8 +72,8 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
 def read(text: str, named: Mapping[str, Attack]) -> Attack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
-    The ``named`` attacks come before parts of the same name. Values are numbers, fractions (``8/255``), strings,
-    booleans and tuples.
+    The ``named`` attacks come before parts of the same name, and take their settings too. Values are numbers, fractions
+    (``8/255``), strings, booleans and tuples.
 
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
@@ -104,12 +107,10 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
     name, settings = match[1].lower(), _settings(text, match[2] or "()")
     if name in named:
-        make, kinds = partial(replace, named[name]), (Attack,)
-        allowed = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
-        if name in PARTS:
-            # An attack named after its part, such as admix, takes the settings of both.
-            make, kinds = partial(_replace_in, named[name], PARTS[name]), (Attack, PARTS[name])
-            allowed |= {f.name for f in fields(PARTS[name])}
+        # An attack named after its part, such as admix, takes the settings of both.
+        part = PARTS.get(name)
+        make, kinds = partial(_with, named[name], part), (Attack,) if part is None else (Attack, part)
+        allowed = _OWN if part is None else _OWN | {f.name for f in fields(part)}
     elif name in PARTS:
         make, kinds = PARTS[name], (PARTS[name],)
         allowed = {f.name for f in fields(PARTS[name])}
@@ -127,18 +128,6 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
     return value, settings
 
 
-def _replace_in(base: Attack, part: type[Part], **settings: Any) -> Attack:
-    """``base`` with the settings that ``part`` has changed in its parts of that kind, the others in itself."""
-    inner = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
-
-    def changed(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(changed(element) for element in cast(tuple[Any, ...], value))
-        return replace(value, **inner) if inner and isinstance(value, part) else value
-
-    return replace(base, **{f.name: changed(getattr(base, f.name)) for f in fields(base)} | settings)
-
-
 def _check_types(name: str, kinds: Collection[type], settings: Mapping[str, Any]) -> None:
     """What a part's own checks do not see, since Python takes its type hints for comments."""
     hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
@@ -147,6 +136,21 @@ def _check_types(name: str, kinds: Collection[type], settings: Mapping[str, Any]
             TypeAdapter(hints[key]).validate_python(value, strict=True)
         except ValidationError as error:
             raise UsageError(f"{name} {key} is {value!r}: {error.errors()[0]['msg'].lower()}") from None
+
+
+def _with(attack: Attack, part: type[Part] | None, **settings: Any) -> Attack:
+    """The attack with other settings; what are not its own are those of its part of the class ``part``, since an entry
+    may bear the name of the part it is about.
+    """
+    inner = {key: settings.pop(key) for key in settings.keys() - _OWN}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(changed(element) for element in value)
+        return replace(value, **inner) if type(value) is part else value
+
+    parts = {name: changed(getattr(attack, name)) for name in (*_ONE.values(), *_SEVERAL.values())}
+    return replace(attack, **parts, **settings)
 
 
 def _settings(term: str, arguments: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -18,7 +18,13 @@ StepFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Step(ABC):
-    """How a gradient is turned into the next point."""
+    """How a gradient is turned into the next point.
+
+    Attributes:
+        shared: whether the images of a batch share a perturbation, so that one's result depends on the others.
+    """
+
+    shared: ClassVar[bool] = False
 
     @abstractmethod
     def bind(self, run: Run) -> StepFunction:

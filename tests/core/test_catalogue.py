@@ -6,17 +6,18 @@ from typing import get_args
 
 import pytest
 
-from segtrans.areas import Everywhere
+from segtrans.areas import Everywhere, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry, attack, compose
 from segtrans.composition import Part
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
-from segtrans.objectives import CosPGD, CrossEntropy, SegPGD
+from segtrans.objectives import CosPGD, CrossEntropy, Margin, SegPGD
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
+from segtrans.universal import Universal
 from toys import Context, images, labels
 
 each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
@@ -92,7 +93,7 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
     [
         ("segpdg", "unknown attack or part 'segpdg'; did you mean segpgd"),
         ("mi + re-map", "unknown attack or part 're-map'; did you mean remap"),
-        ("qqqq", "unknown attack or part 'qqqq'; known: admix, bim, clean"),
+        ("qqqq", "unknown attack or part 'qqqq'; known: "),
         ("remap(gird=2)", "unknown setting of remap 'gird'; did you mean grid?"),
         ("admix(shape=2)", "unknown setting of admix 'shape'; did you mean share?"),
         ("admix(share=2)", "Admix share is 2; allowed are numbers from 0 to 1"),
@@ -143,9 +144,9 @@ def test_entries_are_complete(entry: Entry) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", entry.name)
     assert entry.title
     assert entry.family
-    assert entry.provenance in ("code", "paper", "reconstruction", "control")
+    assert entry.provenance in ("code", "paper", "third-party", "reconstruction", "control")
     if entry.provenance != "control":
-        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}", entry.paper)
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d+/\S+", entry.paper)
         assert re.search(r"20[12]\d$", entry.venue)
 
 
@@ -200,6 +201,37 @@ def test_parts_are_spelled_by_their_name(part: type[Part]) -> None:
     # An entry of the same name comes first; it holds the part.
     name = part.__name__.lower()
     assert attack(name) == (ENTRIES[name].attack if name in ENTRIES else compose(part()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("universal(tile=4)", compose(Universal(tile=4))),
+        (
+            "margin(confidence=1, iterations=3)",
+            replace(ENTRIES["margin"].attack, objective=Margin(confidence=1), iterations=3),
+        ),
+        ("patch(side=0.5, row=0)", replace(ENTRIES["patch"].attack, area=Patch(side=0.5, row=0))),
+        ("cospgd(probabilities='sigmoid')", ENTRIES["cospgd-sigmoid"].attack),
+    ],
+)
+def test_entries_take_the_settings_of_the_part_whose_name_they_bear(text: str, value: Attack) -> None:
+    assert attack(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patch(size=3)", "unknown setting of patch 'size'; did you mean side"),
+        ("patch(side=1.5)", "Patch side is 1.5; allowed"),
+        ("patch(side='x')", "attack term \"patch(side='x')\": "),
+        ("patch(area=3)", "unknown setting of patch 'area'"),
+        ("mi(decay=0)", "unknown setting of mi 'decay'"),
+    ],
+)
+def test_and_no_others(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        attack(text)
 
 
 def test_si_is_ni_with_darker_copies() -> None:

@@ -67,9 +67,8 @@ def test_one_loss_per_image_and_no_mean_over_the_batch(objective: Objective) -> 
     run = at(objective, 4)
     losses = loss_of(objective, LOGITS, Y, run)
     assert losses.shape == (2,)
-    for i in range(2):
-        assert torch.equal(loss_of(objective, LOGITS[i : i + 1], Y[i : i + 1], run), losses[i : i + 1])
-    assert torch.equal(loss_of(objective, LOGITS.repeat(3, 1, 1, 1), Y.repeat(3, 1, 1), run), losses.repeat(3))
+    for places in (torch.tensor([0]), torch.tensor([1]), torch.tensor([0, 1]).repeat(3)):
+        assert torch.equal(loss_of(objective, LOGITS[places], Y[places], run, places), losses[places])
 
 
 @each_objective

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from segtrans.attack import Attack
+from segtrans.objectives import WrongClass
 from segtrans.random import Draw
-from toys import ATTACKS, Context, each_attack, images, labels
+from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, each_attack, each_separate_attack, images, labels
 
 X, Y = images(4), labels(4)
 MODEL = Context()
@@ -32,7 +33,10 @@ def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
     first = attack(MODEL, X, Y, seed=1)
     random = bool(draws)
     assert torch.equal(first, attack(MODEL, X, Y, seed=1))
-    same = (first == attack(MODEL, X, Y, seed=2)).flatten(1).all(1)
+    # Three classes can be assigned to each other in two ways only, so that a draw often repeats itself.
+    few = isinstance(attack.objective, WrongClass) and not attack.random_start
+    others = [attack(MODEL, X, Y, seed=seed) for seed in range(2, 12 if few else 3)]
+    same = torch.stack([(first == other).flatten(1).all(1) for other in others]).all(0)
     assert not same.any() if random else same.all(), "another seed is another draw for every image"
 
 
@@ -41,7 +45,7 @@ def test_default_seed_is_zero() -> None:
     assert torch.equal(attack(MODEL, X, Y), attack(MODEL, X, Y, seed=0))
 
 
-@each_attack
+@each_separate_attack
 def test_the_batch_does_not_matter(attack: Attack) -> None:
     together = attack(MODEL, X, Y, seed=5)
     singly = [attack(MODEL, x[None], y[None], seed=5) for x, y in zip(X, Y, strict=True)]
@@ -50,7 +54,10 @@ def test_the_batch_does_not_matter(attack: Attack) -> None:
     assert torch.equal(together[order], attack(MODEL, X[order], Y[order], seed=5))
 
 
-@each_attack
+ALONE = {name: attack for name, attack in SEPARATE.items() if name in BY_THEMSELVES}
+
+
+@pytest.mark.parametrize("attack", ALONE.values(), ids=ALONE)
 def test_the_models_own_prediction_does_not_depend_on_the_batch_either(attack: Attack) -> None:
     together = attack(MODEL, X)
     assert torch.equal(together[1:2], attack(MODEL, X[1:2]))

@@ -11,7 +11,18 @@ from segtrans.attack import Attack, ZeroGradientWarning
 from segtrans.catalogue import attack as read
 from segtrans.errors import ModelError, NonFiniteError
 from segtrans.threat import L2
-from toys import CLASSES, BreaksOnBright, Constant, Context, PixelLinear, bright, each_attack, images, labels
+from toys import (
+    CLASSES,
+    BreaksOnBright,
+    Constant,
+    Context,
+    PixelLinear,
+    bright,
+    each_attack,
+    each_separate_attack,
+    images,
+    labels,
+)
 
 # The bright image is so through every transformation but the darker copies of Scale, of which the first is bright.
 X = torch.cat([images(3, high=0.4), 0.97 + 0.03 * images(1, seed=7)])[[0, 3, 1, 2]]
@@ -40,7 +51,7 @@ def test_a_model_with_a_gradient_is_not_reported(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
-@each_attack
+@each_separate_attack
 def test_nan_is_the_error_of_its_image_alone(attack: Attack, value: float) -> None:
     model = BreaksOnBright(Context(), value)
     result = attack.perturb(model, X, Y)

@@ -16,6 +16,7 @@ from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
 from segtrans.errors import MissingError, ModelError, UsageError, unknown
+from segtrans.goals import Towards
 from segtrans.io import file_hash
 from segtrans.models import SegModel, load_model
 from segtrans.spec import RunConfig
@@ -142,6 +143,11 @@ def make_plan(
         )
         for name in config.attacks
     }
+    for name, attack in found_attacks.items():
+        if isinstance(attack.goal, Towards):
+            raise UsageError(
+                f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
+            )
     data = (data or load_data(config.data)).take(config.limit)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {

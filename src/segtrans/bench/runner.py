@@ -130,8 +130,13 @@ def _interruptible() -> Generator[_Stop]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _batches(plan: Plan, names: set[str] | None, failures: list[tuple[str, str]]) -> Iterator[list[Sample]]:
-    """The run's images in batches of one size; an unreadable one goes to ``failures`` and is left out."""
+def _batches(
+    plan: Plan, names: set[str] | None, failures: list[tuple[str, str]], most: int | None = None
+) -> Iterator[list[Sample]]:
+    """The run's images in batches of one size, ``most`` in each or as many as the configuration says; an unreadable one
+    goes to ``failures`` and is left out.
+    """
+    most = plan.config.batch if most is None else most
     batch: list[Sample] = []
     for index, item in enumerate(plan.data.items):
         if names is not None and item.name not in names:
@@ -143,7 +148,7 @@ def _batches(plan: Plan, names: set[str] | None, failures: list[tuple[str, str]]
             continue
         if plan.config.size is not None:
             sample = resize(sample, plan.config.size)
-        if batch and (len(batch) == plan.config.batch or sample.image.shape != batch[0].image.shape):
+        if batch and (len(batch) == most or sample.image.shape != batch[0].image.shape):
             yield batch
             batch = []
         batch.append(sample)
@@ -262,7 +267,9 @@ class _Work:
         stalled, seconds = 0, 0.0
         _reset_memory(plan.device)
         task = self.progress.add_task(f"{unit.attack} on {surrogate.name}", total=len(plan.data))
-        for samples in _batches(plan, self.usable[unit.surrogate], []):
+        # What all images share is made on all of them at once.
+        most = len(plan.data) if attack.shared else None
+        for samples in _batches(plan, self.usable[unit.surrogate], [], most):
             x = _images(samples, plan.device)
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
@@ -282,7 +289,8 @@ class _Work:
                     pixels = plan.store.keep_image(self.path(sample.name), pixels)
                 kept.append((sample, pixels))
                 images.append(sample.name)
-            self._score(kept)
+            for first in range(0, len(kept), plan.config.batch):
+                self._score(kept[first : first + plan.config.batch])
             self.progress.advance(task, len(samples))
         self.progress.remove_task(task)
         header = {

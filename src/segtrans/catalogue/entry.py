@@ -11,8 +11,8 @@ class Entry:
     """A named attack.
 
     Attributes:
-        provenance: what our version rests on: ``code`` or ``paper`` of the authors, ``reconstruction`` where the
-            method is not fully public, ``control`` for what is no attack.
+        provenance: what our version rests on: ``code`` or ``paper`` of the authors, ``third-party`` code where theirs
+            is not public, ``reconstruction`` where the method is not fully public, ``control`` for what is no attack.
     """
 
     name: str

@@ -1,9 +1,24 @@
 """Attacks made for segmentation."""
 
+from segtrans.areas import Classes, Patch
 from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
-from segtrans.objectives import CosPGD, SegPGD
-from segtrans.transforms import Remap, Rescale
+from segtrans.objectives import (
+    BalancedCrossEntropy,
+    Cosine,
+    CosPGD,
+    JensenShannon,
+    Margin,
+    MaskedCrossEntropy,
+    RegionWeighted,
+    SegPGD,
+    Spherical,
+    TwoStage,
+    WrongClass,
+)
+from segtrans.threat import LInf
+from segtrans.transforms import Remap, Rescale, Resize
+from segtrans.universal import Universal
 
 ENTRIES = (
     Entry(
@@ -20,6 +35,71 @@ ENTRIES = (
         name="cospgd", attack=compose(PGD, CosPGD()),
         title="CosPGD",
         paper="arXiv:2302.02213", venue="ICML 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="cospgd-sigmoid", attack=compose(PGD, CosPGD(probabilities="sigmoid")),
+        title="CosPGD with sigmoid for softmax, as in SEA's code: a weaker baseline",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="masked-ce", attack=compose(PGD, MaskedCrossEntropy()),
+        title="masked cross-entropy, of SEA's ensemble",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="balanced-ce", attack=compose(PGD, BalancedCrossEntropy(masked=True)),
+        title="masked cross-entropy balanced over the image's classes, after SEA",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="paper",
+    ),
+    Entry(
+        name="js", attack=compose(PGD, JensenShannon()),
+        title="Jensen-Shannon divergence, of SEA's ensemble",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="masked-spherical", attack=compose(PGD, Spherical()),
+        title="masked logit on the unit sphere, of SEA's ensemble",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="margin", attack=compose(PGD, Margin()),
+        title="logit margin (Carlini and Wagner), per pixel",
+        paper="arXiv:1608.04644", venue="S&P 2017", family="segmentation", provenance="paper",
+    ),
+    Entry(
+        name="pgd-cos", attack=compose(PGD, Cosine()),
+        title="angle between logits and label (the loss of PAdam-Cos), with PGD's step",
+        paper="arXiv:2407.09150", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="transegpgd", attack=compose(PGD, TwoStage()),
+        title="TranSegPGD, its thresholds after third-party code",
+        paper="arXiv:2312.02207", venue="arXiv 2023", family="segmentation", provenance="third-party",
+    ),
+    Entry(
+        name="rp-pgd", attack=compose(PGD, RegionWeighted()),
+        title="RP-PGD's weights of regions, without its prototypes",
+        paper="doi:10.1609/aaai.v39i10.33122", venue="AAAI 2025", family="segmentation", provenance="third-party",
+    ),
+    Entry(
+        name="dag", attack=compose(WrongClass()),
+        title="dense adversary generation, projected to the budget",
+        paper="arXiv:1703.08603", venue="ICCV 2017", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="indirect", attack=compose(PGD, Classes()),
+        title="indirect local attack: only class 0 changes, only the rest counts",
+        paper="arXiv:1911.13038", venue="ECCV 2020", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="patch", attack=compose(LInf(1), Patch(), Resize(copies=4, probability=1.0), MI),
+        title="patch of free pixels, in expectation over sizes and places",
+        paper="arXiv:2201.01850", venue="TNNLS 2023", family="segmentation", provenance="paper",
+    ),
+    Entry(
+        name="universal", attack=compose(Universal()),
+        title="one perturbation for the whole batch",
+        paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     Entry(
         name="segtrans", attack=compose(SegPGD(), Remap(), MI),

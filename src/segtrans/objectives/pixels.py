@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
+from segtrans.errors import UsageError
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
 if TYPE_CHECKING:
     from segtrans.run import Run, View
+
+
+def unfinished(view: View, run: Run) -> Tensor:
+    """Where the attack is not done yet, (B, H, W): pixels still right or, with a target, still elsewhere."""
+    return (view.logits.detach().argmax(1) == view.labels) != run.targeted
+
+
+def at_label(values: Tensor, labels: Tensor) -> Tensor:
+    """The value (B, C, H, W) of each pixel's own label, (B, H, W); that of class 0 where void."""
+    return values.gather(1, labels.where(labels != VOID, 0)[:, None])[:, 0]
+
+
+def cosine(values: Tensor, labels: Tensor) -> Tensor:
+    """Cosine between the values of each pixel (B, C, H, W) and its one-hot label, (B, H, W); zero for zeros."""
+    length = torch.linalg.vector_norm(values, dim=1)
+    return at_label(values, labels) / length.where(length > 0, 1)
+
+
+def check_share(name: str, value: float) -> None:
+    """UsageError unless ``value`` is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}; allowed are numbers from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +54,8 @@ class SegPGD(Objective):
 
     def __call__(self, view: View, run: Run) -> Tensor:
         w = run.iteration / (2 * run.iterations)
-        # Where the attack is not done yet: pixels still right, or, with a target, still elsewhere.
-        todo = (view.logits.detach().argmax(1) == view.labels) != run.targeted
         losses = pixel_losses(view.logits, view.labels)
-        return valid_mean(losses * todo.to(losses).mul_(1 - 2 * w).add_(w), view.labels)
+        return valid_mean(losses * unfinished(view, run).to(losses).mul_(1 - 2 * w).add_(w), view.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +63,143 @@ class CosPGD(Objective):
     """Cross-entropy weighted by the cosine between the softmax and the one-hot label, which is p_y / ‖p‖
     (Agnihotri et al., ICML 2024, arXiv 2302.02213); the weight is not differentiated.
     Towards a target the weight is one minus that.
+
+    Attributes:
+        probabilities: ``"softmax"`` as in the paper, or ``"sigmoid"`` as in the SEA repository (Croce et al., ECCV
+            2024), a weaker attack that has been reported under this one's name.
+    """
+
+    probabilities: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.probabilities not in ("softmax", "sigmoid"):
+            raise UsageError(f"CosPGD probabilities is {self.probabilities!r}; allowed are 'softmax' and 'sigmoid'")
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        logits = view.logits.detach()
+        # Any multiple of the softmax has the same cosine. The denominator is left out, since torch's softmax depends,
+        # in the last bit, on how it shares a batch among threads.
+        soft = self.probabilities == "softmax"
+        weight = cosine((logits - logits.amax(1, keepdim=True)).exp() if soft else logits.sigmoid(), view.labels)
+        weight = 1 - weight if run.targeted else weight
+        return valid_mean(pixel_losses(view.logits, view.labels) * weight, view.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedCrossEntropy(Objective):
+    """Cross-entropy of the pixels still classified correctly, divided by the number of all valid pixels
+    (SEA's masked loss, Croce et al., ECCV 2024, arXiv 2306.12941). Towards a target, of the pixels not there yet.
     """
 
     def __call__(self, view: View, run: Run) -> Tensor:
-        logits, labels = view.logits.detach(), view.labels
-        # Any multiple of the softmax has the same cosine. The denominator is left out, since torch's softmax depends,
-        # in the last bit, on how it shares a batch among threads.
-        p = (logits - logits.amax(1, keepdim=True)).exp()
-        index = labels.where(labels != VOID, 0)[:, None]
-        weight = p.gather(1, index)[:, 0] / torch.linalg.vector_norm(p, dim=1)
-        weight = 1 - weight if run.targeted else weight
-        return valid_mean(pixel_losses(view.logits, labels) * weight, labels)
+        return valid_mean(pixel_losses(view.logits, view.labels) * unfinished(view, run), view.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedCrossEntropy(Objective):
+    """Cross-entropy in which every class weighs the same, however many pixels it has
+    (SEA's balanced loss, Croce et al., ECCV 2024, arXiv 2306.12941). Towards a target, classes are the target's.
+
+    Attributes:
+        pixels: how many pixels of each class a data set has, or any multiple; empty counts those of the image itself,
+            as the surrogate sees it.
+        masked: leaves out pixels where the attack is done already.
+    """
+
+    pixels: tuple[float, ...] = ()
+    masked: bool = False
+
+    def __post_init__(self) -> None:
+        if any(not 0 < count < float("inf") for count in self.pixels):
+            raise UsageError(f"BalancedCrossEntropy pixels is {self.pixels}; allowed are numbers above 0")
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        losses = pixel_losses(view.logits, view.labels)
+        if self.masked:
+            losses = losses * unfinished(view, run)
+        if self.pixels:
+            weights = self._weights(view)
+            return valid_mean(losses * weights[view.labels.where(view.labels != VOID, 0)], view.labels)
+        labels = view.labels.flatten(1)
+        counts = labels.new_zeros(len(labels), max(view.logits.shape[1], VOID + 1))
+        counts.scatter_add_(1, labels, torch.ones_like(labels))
+        counts[:, VOID] = 0
+        # The mean over classes of each class's mean.
+        share = (losses.flatten(1) / counts.gather(1, labels).clamp_min(1)).sum(1)
+        return share / (counts > 0).sum(1).clamp_min(1)
+
+    def _weights(self, view: View) -> Tensor:
+        """A weight per class, inverse to its pixels, that is one where all have the same number."""
+        if len(self.pixels) != view.logits.shape[1]:
+            raise UsageError(
+                f"BalancedCrossEntropy pixels has {len(self.pixels)} numbers; "
+                f"the surrogate has {view.logits.shape[1]} classes"
+            )
+        mean = sum(self.pixels) / len(self.pixels)
+        return torch.tensor([mean / count for count in self.pixels]).to(view.logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStage(Objective):
+    """Cross-entropy that first favours hard pixels, then pixels that have moved far (TranSegPGD, Jia et al., arXiv
+    2312.02207; the weights are those of third-party code, the authors' thresholds are not public).
+
+    Stage one gives weight 1-gamma to pixels where the attack is not done yet (with a target: not there yet) and gamma
+    to the others. Stage two gives 1-beta to pixels whose divergence KL(attacked ‖ clean) exceeds the image's mean, and
+    beta to the others, with a target too. An image, and each transformed copy of it for itself, is in stage two when
+    none of its pixels is hard, and all are after the share ``switch`` of the iterations.
+    """
+
+    gamma: float = 0.1
+    beta: float = 0.1
+    switch: float = 0.5
+
+    uses_clean: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "beta", "switch"):
+            check_share(f"TwoStage {name}", getattr(self, name))
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        hard = unfinished(view, run) & (view.labels != VOID)
+        moved = _divergence(view.logits.detach(), view.clean.logits)
+        far = moved > valid_mean(moved, view.labels)[:, None, None]
+        second = ~hard.flatten(1).any(1)[:, None, None] | (run.iteration >= self.switch * run.iterations)
+        losses = pixel_losses(view.logits, view.labels)
+        one = hard.to(losses).mul_(1 - 2 * self.gamma).add_(self.gamma)
+        two = far.to(losses).mul_(1 - 2 * self.beta).add_(self.beta)
+        return valid_mean(losses * two.where(second, one), view.labels)
+
+
+def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(softmax of ``logits`` ‖ softmax of ``clean``) of every pixel, (B, H, W)."""
+    log_p, log_q = (_log_probabilities(z) for z in (logits, clean))
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    # Not torch's, for the reason given at CosPGD.
+    shifted = logits - logits.amax(1, keepdim=True)
+    return shifted - shifted.exp().sum(1, keepdim=True).log()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionWeighted(Objective):
+    """Cross-entropy weighted by what has become of a pixel: 1-t/(2T) where it is right on the clean image and still
+    is, 1/(2T) where it was and is wrong, and (t-1)/(2T) on the boundary between these, where it has changed, for
+    t = 1 … T (RP-PGD, Zhang et al., AAAI 2025, doi 10.1609/aaai.v39i10.33122; weights from third-party code).
+
+    Towards a target, right means not there yet. There a pixel stays on the boundary once it has changed; here it
+    leaves it when it changes back, since the clean image and the present one are all that is looked at. The paper's
+    prototype terms are left out.
+    """
+
+    uses_clean: ClassVar[bool] = True
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        now, before = unfinished(view, run), unfinished(view.clean, run)
+        losses = pixel_losses(view.logits, view.labels)
+        whole = 2 * run.iterations
+        weight = torch.full_like(losses, 1 / whole)
+        weight = weight.masked_fill(now & before, 1 - (run.iteration + 1) / whole)
+        return valid_mean(losses * weight.masked_fill(now != before, run.iteration / whole), view.labels)

@@ -31,6 +31,7 @@ CLEAN = "clean"
 PROVENANCE = {
     "code": "the authors' code",
     "paper": "the paper",
+    "third-party": "third-party code",
     "reconstruction": "reconstruction",
     "control": "control, no attack",
     "custom": "composed for this run",

@@ -1,0 +1,507 @@
+"""Objectives on logits against a second version of each, pixel by pixel in Python floats from the papers' formulas."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segtrans.attack import Attack
+from segtrans.catalogue import ENTRIES
+from segtrans.catalogue import attack as read
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError
+from segtrans.goals import Goal, Towards, Untargeted
+from segtrans.objectives import (
+    BalancedCrossEntropy,
+    Cosine,
+    CosPGD,
+    CrossEntropy,
+    JensenShannon,
+    Margin,
+    MaskedCrossEntropy,
+    Objective,
+    RegionWeighted,
+    SegPGD,
+    Spherical,
+    TwoStage,
+    WrongClass,
+    pixel_losses,
+)
+from segtrans.run import Run, View
+from toys import Context, PixelLinear, dense, images, labels, run_of
+
+CLASSES, SIZE, T = 4, (9, 11), 8
+X, Y = images(3, SIZE), labels(3, SIZE, values=(*range(CLASSES), VOID), block=3)
+LOGITS = 3 * PixelLinear(CLASSES)(X)
+CLEAN = LOGITS + 3 * PixelLinear(CLASSES, seed=7)(X)
+CLEAN[0] = LOGITS[0]
+
+each_goal = pytest.mark.parametrize("goal", [Untargeted(), Towards()], ids=["away", "towards"])
+
+
+def run_at(objective: Objective, goal: Goal = Untargeted(), iteration: int = 0, **settings: Any) -> Run:  # noqa: B008
+    run = run_of(Attack(objective=objective, goal=goal, iterations=T, **settings), X, Y, PixelLinear(CLASSES))
+    run.iteration = iteration
+    return run
+
+
+def value(objective: Objective, run: Run, logits: Tensor = LOGITS, y: Tensor = Y, clean: Tensor = CLEAN) -> Tensor:
+    places = torch.arange(len(y))
+    reference = View(labels=y, logits=clean, places=places)
+    return objective.bind(run)(View(labels=y, logits=logits, places=places, reference=reference))
+
+
+@dataclass
+class Pixel:
+    """One valid pixel: its logits, those of the clean image, its label, and those of its whole image."""
+
+    f: list[float]
+    g: list[float]
+    y: int
+    image: list["Pixel"]
+    targeted: bool
+    t: int
+
+    def p(self, f: list[float] | None = None) -> list[float]:
+        f = self.f if f is None else f
+        parts = [math.exp(v) for v in f]
+        return [part / sum(parts) for part in parts]
+
+    @property
+    def ce(self) -> float:
+        return -math.log(self.p()[self.y])
+
+    def todo(self, f: list[float] | None = None) -> bool:
+        f = self.f if f is None else f
+        right = f.index(max(f)) == self.y
+        return not right if self.targeted else right
+
+    @property
+    def kl(self) -> float:
+        return sum(p * math.log(p / q) for p, q in zip(self.p(), self.p(self.g), strict=True))
+
+    @property
+    def length(self) -> float:
+        return math.sqrt(sum(v * v for v in self.f))
+
+
+def naive(of_pixel: Callable[[Pixel], float], run: Run, y: Tensor = Y) -> Tensor:
+    found = []
+    for image in range(len(y)):
+        pixels: list[Pixel] = []
+        for row in range(SIZE[0]):
+            for col in range(SIZE[1]):
+                if y[image, row, col] != VOID:
+                    f, g = (z[image, :, row, col].tolist() for z in (LOGITS, CLEAN))
+                    pixels.append(Pixel(f, g, int(y[image, row, col]), pixels, run.targeted, run.iteration + 1))
+        found.append(sum(of_pixel(pixel) for pixel in pixels) / len(pixels))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def cospgd_sigmoid(pixel: Pixel) -> float:
+    q = [1 / (1 + math.exp(-v)) for v in pixel.f]
+    weight = q[pixel.y] / math.sqrt(sum(v * v for v in q))
+    return pixel.ce * (1 - weight if pixel.targeted else weight)
+
+
+def balanced(pixel: Pixel) -> float:
+    """Without the mean over pixels, which ``naive`` takes: every class has the weight of one over their number."""
+    same = sum(other.y == pixel.y for other in pixel.image)
+    return pixel.ce / same / len({other.y for other in pixel.image}) * len(pixel.image)
+
+
+def jensen_shannon(pixel: Pixel) -> float:
+    p, e = pixel.p(), [float(k == pixel.y) for k in range(CLASSES)]
+    middle = [(a + b) / 2 for a, b in zip(p, e, strict=True)]
+
+    def kl(q: list[float]) -> float:
+        return sum(a * math.log(a / b) for a, b in zip(q, middle, strict=True) if a > 0)
+
+    return (kl(p) + kl(e)) / 2
+
+
+def margin(pixel: Pixel) -> float:
+    return max(v for k, v in enumerate(pixel.f) if k != pixel.y) - pixel.f[pixel.y]
+
+
+def two_stage(pixel: Pixel) -> float:
+    late = pixel.t - 1 >= T / 2
+    if late or not any(other.todo() for other in pixel.image):
+        far = pixel.kl > sum(other.kl for other in pixel.image) / len(pixel.image)
+        return pixel.ce * (0.8 if far else 0.2)
+    return pixel.ce * (0.7 if pixel.todo() else 0.3)
+
+
+def regions(pixel: Pixel) -> float:
+    now, before, t = pixel.todo(), pixel.todo(pixel.g), pixel.t
+    weight = (t - 1) / (2 * T) if now != before else 1 - t / (2 * T) if now else 1 / (2 * T)
+    return pixel.ce * weight
+
+
+FORMULAS: dict[str, tuple[Objective, Callable[[Pixel], float]]] = {
+    "cospgd": (CosPGD(), lambda q: q.ce * abs(q.targeted - q.p()[q.y] / math.hypot(*q.p()))),
+    "cospgd, sigmoid": (CosPGD(probabilities="sigmoid"), cospgd_sigmoid),
+    "masked": (MaskedCrossEntropy(), lambda q: q.ce * q.todo()),
+    "balanced": (BalancedCrossEntropy(), balanced),
+    "balanced, masked": (BalancedCrossEntropy(masked=True), lambda q: balanced(q) * q.todo()),
+    "balanced, given": (BalancedCrossEntropy(pixels=(1, 2, 4, 8)), lambda q: q.ce * 3.75 / 2**q.y),
+    "js": (JensenShannon(), jensen_shannon),
+    "spherical": (Spherical(), lambda q: -q.f[q.y] / q.length * q.todo()),
+    "cosine": (Cosine(), lambda q: 1 - q.f[q.y] / q.length),
+    "margin": (Margin(), margin),
+    "margin, ended": (
+        Margin(confidence=0.5),
+        lambda q: max(margin(q), -0.5) if q.targeted else min(margin(q), 0.5),
+    ),
+    "two stages": (TwoStage(gamma=0.3, beta=0.2), two_stage),
+    "regions": (RegionWeighted(), regions),
+}
+
+
+def test_the_example_has_everything_in_it() -> None:
+    right, before = (z.argmax(1) == Y for z in (LOGITS, CLEAN))
+    valid = Y != VOID
+    for state in (right & before, right & ~before, ~right & before, ~right & ~before):
+        assert (state & valid).sum() >= 5
+    assert (Y == VOID).flatten(1).any(1).all()
+
+
+@each_goal
+@pytest.mark.parametrize("iteration", [0, 3, 4, 7])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas(name: str, iteration: int, goal: Goal) -> None:
+    objective, of_pixel = FORMULAS[name]
+    run = run_at(objective, goal, iteration)
+    found, expected = value(objective, run), naive(of_pixel, run)
+    assert (found - expected).abs().max() <= 1e-12
+    assert (expected != 0).all()
+
+
+# Where the gradient is and where it is not
+
+
+def gradient_of(
+    objective: Objective, run: Run, logits: Tensor = LOGITS, y: Tensor = Y, clean: Tensor = CLEAN
+) -> Tensor:
+    leaf = logits.clone().requires_grad_()
+    return torch.autograd.grad(value(objective, run, leaf, y, clean).sum(), leaf)[0]
+
+
+@each_goal
+@pytest.mark.parametrize(
+    "objective",
+    [MaskedCrossEntropy(), BalancedCrossEntropy(masked=True), Spherical(), WrongClass()],
+    ids=lambda o: type(o).__name__,
+)
+def test_masks_let_go_of_pixels_that_are_done(objective: Objective, goal: Goal) -> None:
+    run = run_at(objective, goal)
+    todo = ((LOGITS.argmax(1) == Y) != run.targeted) & (Y != VOID)
+    assert torch.equal((gradient_of(objective, run) != 0).any(1), todo)
+
+
+@each_goal
+def test_margins_past_their_end_have_no_gradient(goal: Goal) -> None:
+    run = run_at(Margin(confidence=0.7), goal)
+    own = LOGITS.gather(1, Y.where(Y != VOID, 0)[:, None])[:, 0]
+    best = LOGITS.scatter(1, Y.where(Y != VOID, 0)[:, None], -math.inf).amax(1)
+    under = (own - best if run.targeted else best - own) < 0.7
+    assert torch.equal((gradient_of(Margin(confidence=0.7), run) != 0).any(1), under & (Y != VOID))
+
+
+def test_jensen_shannon_is_bounded_and_fades() -> None:
+    y = dense(1, SIZE)
+    run = run_at(JensenShannon())
+    own = torch.zeros(1, 3, *SIZE, dtype=torch.float64).scatter(1, y[:, None], 1)
+    for logit, expected in ((1e4, 0.0), (-1e4, math.log(2))):
+        assert float(value(JensenShannon(), run, logit * own, y)) == pytest.approx(expected, abs=1e-15)
+    assert float(value(JensenShannon(), run, 1e4 * own, y)) == 0
+    sizes = [float(gradient_of(JensenShannon(), run, logit * own, y).abs().sum()) for logit in (0.0, -5.0, -10.0, -1e4)]
+    assert sizes[0] > 10 * sizes[1] > 100 * sizes[2] > 0
+    assert sizes[3] == 0
+
+
+def test_zero_logits_have_an_angle_and_a_gradient() -> None:
+    zero = torch.zeros_like(LOGITS)
+    assert (value(Cosine(), run_at(Cosine()), zero) == 1).all()
+    gradient = gradient_of(Cosine(), run_at(Cosine()), zero)
+    assert torch.equal((gradient != 0).any(1), Y != VOID)
+    # So small that the sigmoid of every class is zero.
+    far = torch.full_like(LOGITS, -1e4)
+    assert (value(CosPGD(probabilities="sigmoid"), run_at(CosPGD()), far) == 0).all()
+
+
+# Settings that make one objective another
+
+
+@pytest.mark.parametrize("iteration", [0, 6])
+@each_goal
+def test_neutral_settings(goal: Goal, iteration: int) -> None:
+    def at(objective: Objective) -> Tensor:
+        return value(objective, run_at(objective, goal, iteration))
+
+    plain, masked = at(CrossEntropy()), at(MaskedCrossEntropy())
+    assert not torch.equal(plain, masked)
+    assert torch.equal(at(BalancedCrossEntropy(pixels=(7, 7, 7, 7))), plain)
+    assert torch.equal(at(BalancedCrossEntropy(pixels=(7, 7, 7, 7), masked=True)), masked)
+    assert torch.equal(2 * at(TwoStage(gamma=0.5, beta=0.5)), plain)
+    assert torch.equal(at(TwoStage(gamma=0, switch=1)), masked)
+    assert torch.equal(at(Margin(confidence=1e9)), at(Margin()))
+
+
+def test_segpgd_is_what_it_was() -> None:
+    for iteration in (0, 3, 7):
+        w = iteration / (2 * T)
+        weight = torch.where(LOGITS.argmax(1) == Y, 1 - w, w)
+        valid = Y != VOID
+        expected = (pixel_losses(LOGITS, Y) * weight).sum((1, 2)) / valid.sum((1, 2))
+        assert torch.allclose(value(SegPGD(), run_at(SegPGD(), iteration=iteration)), expected, rtol=1e-13)
+
+
+def test_balanced_classes_need_no_balance() -> None:
+    y = torch.arange(99).view(1, *SIZE) // 24
+    y[y == CLASSES] = VOID
+    run = run_at(CrossEntropy())
+    found, plain = (value(o, run, LOGITS[:1], y, CLEAN[:1]) for o in (BalancedCrossEntropy(), CrossEntropy()))
+    assert torch.allclose(found, plain, rtol=1e-13)
+
+
+def test_a_class_weighs_the_same_however_small() -> None:
+    y = torch.zeros(1, *SIZE, dtype=torch.int64)
+    y[0, 4, 5] = 2
+    gradient = gradient_of(BalancedCrossEntropy(), run_at(CrossEntropy()), torch.zeros_like(LOGITS[:1]), y, CLEAN[:1])
+    small, large = gradient[0, :, 4, 5].abs().sum(), gradient[0, :, y[0] == 0].abs().sum()
+    assert float(small) == pytest.approx(float(large), rel=1e-12)
+
+
+def test_class_counts_must_fit_the_surrogate() -> None:
+    with pytest.raises(UsageError, match=r"^BalancedCrossEntropy pixels has 2 numbers; the surrogate has 3 classes$"):
+        read("balancedcrossentropy(pixels=(1, 2))")(PixelLinear(), X, dense(3, SIZE))
+
+
+# Two stages
+
+
+def test_images_change_stages_on_their_own() -> None:
+    """The first has no pixel left, the second has: they are in different stages until the time comes."""
+    wrong = (Y + 1) % CLASSES
+    done = torch.zeros_like(LOGITS).scatter(1, wrong.where(Y != VOID, 0)[:, None], 3.0)
+    logits = torch.cat([(done + 0.01 * LOGITS)[:1], LOGITS[1:]])
+    assert not ((logits.argmax(1) == Y) & (Y != VOID))[0].any()
+    objective = TwoStage(gamma=0.3, beta=0.5)
+
+    def weights(iteration: int) -> Tensor:
+        losses = pixel_losses(logits.requires_grad_(), Y)
+        (plain,) = torch.autograd.grad(losses.sum(), logits)
+        weighted = gradient_of(objective, run_at(objective, iteration=iteration), logits.detach())
+        valid = (Y != VOID).sum((1, 2)).view(-1, 1, 1)
+        return weighted.abs().sum(1) * valid / plain.abs().sum(1).where(Y != VOID, 1)
+
+    for iteration in (0, 3):
+        shares = weights(iteration)
+        assert torch.allclose(shares[0][Y[0] != VOID], torch.tensor(0.5).double()), "stage two"
+        assert set(shares[1:][Y[1:] != VOID].mul(10).round().tolist()) == {3, 7}, "stage one"
+    shares = weights(4)
+    assert torch.allclose(shares[Y != VOID], torch.tensor(0.5).double())
+
+
+def test_void_is_not_hard() -> None:
+    """An image whose valid pixels are all done is in stage two, whatever is predicted under void."""
+    done = torch.zeros_like(LOGITS).scatter(1, Y.where(Y != VOID, 0)[:, None], 3.0)
+    objective = TwoStage(gamma=0, beta=0.25)
+    run = run_at(objective, Towards())
+    found = value(objective, run, done, clean=done)
+    assert torch.allclose(found, value(CrossEntropy(), run, done) / 4, rtol=1e-13)
+
+
+def test_an_image_that_has_not_moved_has_no_far_pixels() -> None:
+    objective = TwoStage(beta=0.25, switch=0)
+    run = run_at(objective)
+    assert torch.equal(value(objective, run, clean=LOGITS), value(CrossEntropy(), run) / 4)
+
+
+@pytest.mark.parametrize("objective", ["twostage", "regionweighted"])
+def test_the_clean_view_is_looked_at_without_a_gradient_and_for_nothing(objective: str) -> None:
+    model, seen = Context(), list[tuple[bool, Tensor]]()
+
+    def watched(x: Tensor) -> Tensor:
+        seen.append((torch.is_grad_enabled(), x.detach()))
+        return model(x)
+
+    x, y = X[:2], dense(2, SIZE)
+    attack = read(f"{objective} + bim(iterations=3)")
+    result = attack.perturb(watched, x, y)
+    assert result.evaluations == attack.evaluations == 3
+    assert [enabled for enabled, _ in seen].count(True) == 3
+    assert all(torch.equal(image, x) for enabled, image in seen if not enabled)
+
+
+# Wrong classes
+
+
+MANY = 10
+MANY_LOGITS = PixelLinear(MANY)(X)
+MANY_Y = labels(3, SIZE, values=(*range(MANY), VOID), block=2)
+
+
+def assignment(objective: WrongClass, run: Run, logits: Tensor, y: Tensor) -> list[dict[int, int]]:
+    """For each image the class that takes the place of each, read off the gradient."""
+    gradient = gradient_of(objective, run, logits, y, logits)
+    found = []
+    for image in range(len(y)):
+        pairs = dict[int, int]()
+        for row, col in (gradient[image] != 0).any(0).nonzero().tolist():
+            at, own = gradient[image, :, row, col], int(y[image, row, col])
+            assert own == int(at.argmin())
+            assert (at != 0).sum() == 2
+            assert pairs.setdefault(own, int(at.argmax())) == int(at.argmax()), "one wrong class for all of a class"
+        found.append(pairs)
+    return found
+
+
+def predicted_right(y: Tensor) -> Tensor:
+    """Logits whose largest is the label's."""
+    return torch.zeros(len(y), MANY, *SIZE, dtype=torch.float64).scatter(1, y.where(y != VOID, 0)[:, None], 1.0)
+
+
+def test_wrong_classes_are_one_circle_per_image() -> None:
+    # Images that are equal get the same; these differ.
+    y = (torch.arange(99).view(9, 11) % MANY).expand(3, 9, 11).contiguous()
+    run = run_of(Attack(objective=WrongClass(), iterations=T), X, y, PixelLinear(MANY))
+    found = assignment(WrongClass(), run, predicted_right(y), y)
+    for pairs in found:
+        assert set(pairs) == set(pairs.values()) == set(range(MANY))
+        at, seen = 0, []
+        for _ in range(MANY):
+            seen.append(at := pairs[at])
+        assert sorted(seen) == list(range(MANY)), "through all classes and back"
+    assert found[0] != found[1] != found[2]
+    run = Run(run.attack, PixelLinear(MANY), X, y, seed=1)
+    other = assignment(WrongClass(), run, predicted_right(y), y)
+    assert all(one != another for one, another in zip(found, other, strict=True))
+
+
+def test_wrong_classes_belong_to_the_image_and_not_to_its_place_in_the_view() -> None:
+    run = run_of(Attack(objective=WrongClass(), iterations=T), X, MANY_Y, PixelLinear(MANY))
+    bound = WrongClass().bind(run)
+    whole = bound(View(labels=MANY_Y, logits=MANY_LOGITS, places=torch.arange(3)))
+    places = torch.tensor([2, 0, 0, 1])
+    assert torch.equal(bound(View(labels=MANY_Y[places], logits=MANY_LOGITS[places], places=places)), whole[places])
+
+
+def test_wrong_classes_stay_for_the_whole_attack() -> None:
+    run = run_of(Attack(objective=WrongClass(), iterations=T), X, MANY_Y, PixelLinear(MANY))
+    bound = WrongClass().bind(run)
+    logits = predicted_right(MANY_Y).requires_grad_()
+    view = View(labels=MANY_Y, logits=logits, places=torch.arange(3))
+    gradients = []
+    for run.iteration in range(3):
+        gradients.append(torch.autograd.grad(bound(view).sum(), logits)[0])
+        run.gradient(X)
+    assert (gradients[0] != 0).any()
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+@each_goal
+def test_wrong_class_formula(goal: Goal) -> None:
+    """Sum of (logit of the other class - logit of the label) over active pixels."""
+    run = run_at(WrongClass(), goal)
+    pairs = assignment(WrongClass(), run_at(WrongClass()), LOGITS, Y)
+    seen: list[list[Pixel]] = []
+
+    def of_pixel(pixel: Pixel) -> float:
+        if not any(image is pixel.image for image in seen):
+            seen.append(pixel.image)
+        if not pixel.todo():
+            return 0.0
+        other = pixel.f.index(max(pixel.f)) if pixel.targeted else pairs[len(seen) - 1][pixel.y]
+        return pixel.f[other] - pixel.f[pixel.y]
+
+    assert (value(WrongClass(), run) - naive(of_pixel, run)).abs().max() <= 1e-12
+
+
+def test_an_image_is_left_alone_once_one_percent_is_left() -> None:
+    y = torch.zeros(3, *SIZE, dtype=torch.int64)
+    y[:, 0, :9] = VOID  # 90 valid pixels, of which 4.5 are five per cent
+    logits = torch.zeros(3, CLASSES, *SIZE, dtype=torch.float64)
+    logits[:, 1] = 1
+    for image, active in enumerate((4, 5, 0)):
+        logits[image, 0, 5, :active] = 2
+    run = run_of(Attack(objective=WrongClass(), iterations=T), X, y, PixelLinear(CLASSES))
+    moving = (gradient_of(WrongClass(rest=0.05), run, logits, y, logits) != 0).flatten(1).any(1)
+    assert moving.tolist() == [False, True, False]
+    # Exactly that share is no more than it: 4 of 80.
+    y[:, 1, :10] = VOID
+    exact = (gradient_of(WrongClass(rest=0.05), run, logits, y, logits) != 0).flatten(1).any(1)
+    assert exact.tolist() == [False, True, False]
+    moving = (gradient_of(WrongClass(rest=0), run, logits, y, logits) != 0).flatten(1).any(1)
+    assert moving.tolist() == [True, True, False]
+
+
+def test_dag_stops_by_itself() -> None:
+    """With room enough nearly all pixels are misread, and then nothing moves any more."""
+    model = Context()
+    y = model(X).argmax(1)
+    attack = read("linf(eps=0.5) + wrongclass(rest=0.1) + bim(step_size=0.02)")
+    short, long = (
+        read(f"linf(eps=0.5) + wrongclass(rest=0.1) + bim(step_size=0.02, iterations={n})") for n in (60, 80)
+    )
+    ended = short(model, X, y)
+    assert torch.equal(ended, long(model, X, y))
+    assert ((model(ended).argmax(1) == y).double().mean((1, 2)) <= 0.1).all()
+    assert ((model(attack(model, X, y)).argmax(1) == y).double().mean((1, 2)) > 0.1).any()
+
+
+def test_one_class_has_no_wrong_one() -> None:
+    logits = X[:, :1].clone().requires_grad_()
+    run = run_of(Attack(objective=WrongClass()), X, torch.zeros_like(Y), PixelLinear(1))
+    loss = value(WrongClass(), run, logits, torch.zeros_like(Y), logits)
+    assert (loss == 0).all()
+
+
+# What the loop makes of them
+
+
+# What can be reached from a hidden area is not known.
+OPEN = [name for name, e in ENTRIES.items() if e.family == "segmentation" and not e.attack.area.hidden]
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_towards_a_target_they_come_nearer_to_it(name: str) -> None:
+    model, wanted = Context(), dense(3, SIZE, seed=5)
+    attack = read(f"{name} + linf(eps=0.2) + towards")
+    assert attack.goal.targeted
+    before, after = ((model(z).argmax(1) == wanted).double().mean() for z in (X, attack(model, X, wanted)))
+    assert after > before + 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("balancedcrossentropy(pixels=(1, 0))", "BalancedCrossEntropy pixels is (1, 0); allowed are numbers above 0"),
+        ("twostage(gamma=1.5)", "TwoStage gamma is 1.5; allowed are numbers from 0 to 1"),
+        ("twostage(beta=-1)", "TwoStage beta is -1; allowed"),
+        ("twostage(switch=2)", "TwoStage switch is 2; allowed"),
+        ("wrongclass(rest=1.1)", "WrongClass rest is 1.1; allowed are numbers from 0 to 1"),
+    ],
+)
+def test_bad_settings_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(text)
+    assert message in str(error.value)
+
+
+def test_settings_hidden_by_entries_of_the_same_name_are_refused_too() -> None:
+    with pytest.raises(UsageError, match=r"^CosPGD probabilities is 'tanh'; allowed are 'softmax' and 'sigmoid'$"):
+        CosPGD(probabilities="tanh")  # type: ignore[arg-type]
+    for confidence in (-1.0, math.inf, math.nan):
+        with pytest.raises(UsageError, match=r"^Margin confidence is "):
+            Margin(confidence=confidence)
+
+
+def test_the_sigmoid_is_another_weight() -> None:
+    run = run_at(CosPGD())
+    assert not torch.allclose(value(CosPGD(), run), value(CosPGD(probabilities="sigmoid"), run), rtol=0.1)
