@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its links lead somewhere."""
+"""The Python of README and docs runs as it stands, and links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    return [source for text in texts for source in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.mark.parametrize("source", blocks("python"))
