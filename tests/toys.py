@@ -19,7 +19,19 @@ from segtrans.data.base import VOID
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
-from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
+from segtrans.transforms import (
+    CellMask,
+    Crop,
+    Remap,
+    Rescale,
+    Resize,
+    Rotate,
+    Scale,
+    Shuffle,
+    Structure,
+    Transform,
+    Warp,
+)
 
 CLASSES = 3
 SIZE = (17, 22)
@@ -159,6 +171,14 @@ TRANSFORMS: dict[str, Transform] = {
             Rescale(scale=(0.3, 0.6)),
             Rescale(scale=(1.3, 2.2)),
             Scale(copies=2),
+            Shuffle(blocks=5, angle=90.0),
+            Shuffle(blocks=2, angle=0.0),
+            Structure(blocks=7, operations=("vertical_roll", "horizontal_roll", "half_turn")),
+            Warp(mesh=4, reach=0.4),
+            Warp(reach=2.0),
+            Rotate(angle=180.0),
+            Crop(area=(0.05, 0.3), ratio=(0.5, 2.0)),
+            CellMask(grid=3, kept=4, fill=(0.0, 0.0, 0.0)),
         )
     },
 }
