@@ -141,7 +141,9 @@ class Structure(Geometric):
             return _columns(_columns(of_cell, col_cell).mT, row_cell).mT[:, None]
 
         if "noise" in self.operations:
-            noisy = (image + draw.uniform(*x.shape[1:], low=-self.noise, high=self.noise)).clamp(0, 1)
+            noisy = image + draw.uniform(*x.shape[1:], low=-self.noise, high=self.noise)
+            # As clamp, which however gives no gradient to black and white.
+            noisy = noisy.where(noisy >= 0, 0).where(noisy <= 1, 1)
             image = torch.where(per_pixel(self._is(operation, "noise")), noisy, image)
         return image * per_pixel(torch.where(self._is(operation, "darken"), amount, 1)), label
 
