@@ -21,6 +21,7 @@ from segtrans.random import Draw, derive
 from segtrans.run import Run, View
 from segtrans.transforms import (
     CellMask,
+    Chain,
     Crop,
     Remap,
     Rescale,
@@ -179,6 +180,7 @@ TRANSFORMS: dict[str, Transform] = {
             Rotate(angle=180.0),
             Crop(area=(0.05, 0.3), ratio=(0.5, 2.0)),
             CellMask(grid=3, kept=4, fill=(0.0, 0.0, 0.0)),
+            Chain(length=3, operations=("identity", "shuffle", "mask", "darken")),
         )
     },
 }

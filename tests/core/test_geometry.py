@@ -14,7 +14,7 @@ from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.random import Draw
-from segtrans.transforms import CellMask, Crop, Rotate, Shuffle, Structure, Transform, Warp
+from segtrans.transforms import CellMask, Chain, Crop, Resize, Rotate, Scale, Shuffle, Structure, Transform, Warp
 from segtrans.transforms.blocks import Geometric
 from toys import Context, dense, draw, images, labels
 
@@ -343,6 +343,60 @@ def test_cellmask_shows_some_cells(part: CellMask) -> None:
                     assert label[i, row, col] == (Y[i, row, col] if shown else VOID)
 
 
+class Always(Draw):
+    """Says yes to every chance without drawing."""
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        return torch.ones(len(self), *shape, dtype=torch.bool)
+
+
+def link(name: str, x: Tensor, y: Tensor, numbers: Draw) -> tuple[Tensor, Tensor]:
+    """One operation on the whole batch."""
+    if name == "darken":
+        numbers.copy = numbers.integers(torch.full((len(x),), 5))
+        return Scale()(x, y, numbers)
+    if name == "resize":
+        # Resize also draws whether to change an image.
+        numbers.__class__ = Always
+        try:
+            return Resize(scale=(0.65, 1.0), probability=1.0)(x, y, numbers)
+        finally:
+            numbers.__class__ = Draw
+    parts = {
+        "rotate": Rotate(angle=180.0),
+        "shuffle": Shuffle(blocks=5, angle=0.0),
+        "crop": Crop(),
+        "mask": CellMask(kept=15, fill=(0.0, 0.0, 0.0)),
+    }
+    return (x, y) if name == "identity" else parts[name](x, y, numbers)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Chain(length=4),
+        *(
+            Chain(length=1, operations=(name,))
+            for name in ("rotate", "resize", "shuffle", "crop", "mask", "darken", "identity")
+        ),
+    ],
+    ids=repr,
+)
+def test_chain_is_one_transformation_after_the_other(part: Chain) -> None:
+    count, size = 12, (13, 10)
+    x, y = images(count, size), labels(count, size, block=3)
+    image, label = part(x, y, draw(count, seed=7))
+    numbers, used = draw(count, seed=7), set()
+    for _ in range(part.length):
+        drawn = numbers.integers(torch.full((count,), len(part.operations))).tolist()
+        changed = [link(name, x, y, numbers) for name in part.operations]
+        x, y = (torch.stack([changed[k][which][i] for i, k in enumerate(drawn)]) for which in (0, 1))
+        used |= {*drawn}
+    assert torch.equal(label, y)
+    assert (image - x).abs().max() <= 1e-12
+    assert len(used) == len(part.operations)
+
+
 MOVING: tuple[Transform, ...] = (
     Shuffle(),
     Structure(operations=SIDES[:5]),
@@ -393,6 +447,7 @@ NEUTRAL = (
     "cellmask(kept=16)",
     "cellmask(whole_first=True)",
     "rotate(angle=0)",
+    "chain(operations=('identity',), length=3)",
 )
 
 
@@ -422,7 +477,8 @@ def test_images_smaller_than_the_blocks(part: Transform, size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "evaluations"), [("bsr", 20), ("sia", 20), ("decowa", 20), ("su-crop", 2), ("everywhere-attack", 10)]
+    ("name", "evaluations"),
+    [("bsr", 20), ("sia", 20), ("decowa", 20), ("su-crop", 2), ("everywhere-attack", 10), ("l2t", 20)],
 )
 def test_entries_spend_what_they_say(name: str, evaluations: int) -> None:
     seen: list[int] = []
@@ -441,8 +497,8 @@ def test_entries_spend_what_they_say(name: str, evaluations: int) -> None:
 
 
 def test_parts_are_registered_and_their_base_is_not() -> None:
-    assert {"shuffle", "structure", "warp", "crop", "cellmask", "rotate"} <= set(PARTS)
-    assert "geometric" not in PARTS
+    assert {"shuffle", "structure", "warp", "crop", "cellmask", "rotate", "chain"} <= set(PARTS)
+    assert not {"geometric", "displacement"} & set(PARTS)
 
 
 @pytest.mark.parametrize(
@@ -462,6 +518,9 @@ def test_parts_are_registered_and_their_base_is_not() -> None:
         ("crop(area=(0, 1))", "Crop area is \\(0, 1\\); allowed are two positive numbers"),
         ("crop(area=(0.5, 1.5))", "Crop area is \\(0.5, 1.5\\); allowed are shares up to 1"),
         ("crop(ratio=(2, 1))", "Crop ratio is \\(2, 1\\); allowed are two positive numbers"),
+        ("chain(length=0)", "Chain length is 0; allowed are whole numbers from 1"),
+        ("chain(operations=('flip',))", "Chain operations is \\('flip',\\); allowed are identity, rotate, "),
+        ("chain(operations=())", "Chain operations is \\(\\); allowed are"),
         ("cellmask(grid=0)", "CellMask grid is 0; allowed are whole numbers from 1"),
         ("cellmask(kept=17)", "CellMask kept is 17; allowed are at most grid² = 16 cells"),
         ("cellmask(fill=(0, 1))", "CellMask fill is \\(0, 1\\); allowed are three numbers from 0 to 1"),

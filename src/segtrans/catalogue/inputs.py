@@ -3,7 +3,7 @@
 from segtrans.catalogue.entry import MI, Entry
 from segtrans.composition import compose
 from segtrans.gradients import Nesterov
-from segtrans.transforms import CellMask, Crop, Resize, Scale, Shuffle, Structure, Warp
+from segtrans.transforms import CellMask, Chain, Crop, Resize, Scale, Shuffle, Structure, Warp
 
 ENTRIES = (
     Entry(
@@ -40,5 +40,10 @@ ENTRIES = (
         name="everywhere-attack", attack=compose(CellMask(kept=1, whole_first=True, copies=10), MI),
         title="the image and nine single cells of it, untargeted, with momentum",
         paper="arXiv:2501.00707", venue="AAAI 2025", family="input", provenance="reconstruction",
+    ),
+    Entry(
+        name="l2t", attack=compose(Chain(copies=20), MI),
+        title="20 random chains of two transformations, whose odds L2T would learn, with momentum",
+        paper="arXiv:2405.14077", venue="CVPR 2024", family="input", provenance="reconstruction",
     ),
 )  # fmt: skip

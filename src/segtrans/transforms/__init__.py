@@ -2,12 +2,14 @@
 
 from segtrans.transforms.base import Transform
 from segtrans.transforms.blocks import CellMask, Crop, Rotate, Shuffle, Structure
+from segtrans.transforms.learned import Chain
 from segtrans.transforms.remap import Remap
 from segtrans.transforms.sizes import Rescale, Resize, Scale
 from segtrans.transforms.warp import Warp
 
 __all__ = [
     "CellMask",
+    "Chain",
     "Crop",
     "Remap",
     "Rescale",

@@ -1,6 +1,7 @@
 """Blocks and crops of the image: shuffled, turned, changed in place, hidden or enlarged."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -30,13 +31,26 @@ class Geometric(Transform):
             raise UsageError(f"{type(self).__name__} labels is {self.labels!r}; allowed are 'move' and 'keep'")
 
     def _read(self, x: Tensor, y: Tensor, *source: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels from source rows, columns and, if given, where there is anything, (B, H, W) each."""
         image, label = resample(x, y, *source)
         return image, label if self.labels == "move" else y
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rotate(Geometric):
+class Displacement(Geometric):
+    """Base of geometric transformations that leave the colours alone."""
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        return self._read(x, y, *self.source(x, draw))
+
+    @abstractmethod
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
+        """For every pixel the row and column it comes from and, where something is left empty, whether it comes from
+        anywhere, (B, H, W) each.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate(Displacement):
     """Turns the image about its centre by a random angle; what is left empty is black and void.
 
     Attributes:
@@ -49,14 +63,14 @@ class Rotate(Geometric):
         super().__post_init__()
         _check_angle(self)
 
-    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         angle = math.radians(self.angle) * draw.uniform(1, 1, low=-1, high=1)
         height, width = (torch.full_like(angle, side) for side in x.shape[-2:])
-        return self._read(x, y, *_turned(*_grid(x), height, width, angle))
+        return _turned(*grid(x), height, width, angle)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffle(Geometric):
+class Shuffle(Displacement):
     """Cuts the image into strips along one axis, turns and shuffles them, then cuts each along the other axis and
     shuffles its pieces (block shuffle and rotation, BSR, Wang et al., CVPR 2024, arXiv 2308.10299).
 
@@ -75,7 +89,7 @@ class Shuffle(Geometric):
         check_whole("Shuffle blocks", self.blocks, 1)
         _check_angle(self)
 
-    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         n, (height, width) = self.blocks, x.shape[-2:]
         columns_first = draw.chance(0.5, 1, 1)
         length, breadth = _swapped(columns_first, x.new_full((1, 1, 1), height), x.new_full((1, 1, 1), width))
@@ -94,7 +108,7 @@ class Shuffle(Geometric):
             return torch.where(columns_first, table[:, None, :width], table[:, :height, None])
 
         turned = _turned(spread(along - start), across, spread(size), breadth, spread(angle.gather(1, strip)))
-        return self._read(x, y, *_swapped(columns_first, turned[0] + spread(start), turned[1]), turned[2])
+        return *_swapped(columns_first, turned[0] + spread(start), turned[1]), turned[2]
 
 
 Operation = Literal[
@@ -173,7 +187,7 @@ class Structure(Geometric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crop(Geometric):
+class Crop(Displacement):
     """Enlarges a random window of the image to full size.
 
     With ``whole_first`` and two copies these are the global and the local view of the self-universality attack (SU, Wei
@@ -197,16 +211,16 @@ class Crop(Geometric):
         if self.area[1] > 1:
             raise UsageError(f"Crop area is {self.area}; allowed are shares up to 1")
 
-    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         area = draw.uniform(1, 1, low=self.area[0], high=self.area[1])
         low, high = self.ratio
         # The last bit of a tensor's power depends on its place in the batch, that of exp does not.
         ratio = low * (draw.uniform(1, 1) * math.log(high / low)).exp()
         whole = _first(draw) & self.whole_first
-        rows, cols = _grid(x)
+        rows, cols = grid(x)
         rows = self._window(rows, torch.where(whole, 1, (area / ratio).sqrt()), x.shape[-2], draw)
         cols = self._window(cols, torch.where(whole, 1, (area * ratio).sqrt()), x.shape[-1], draw)
-        return self._read(x, y, rows, cols)
+        return rows, cols
 
     def _window(self, at: Tensor, share: Tensor, size: int, draw: Draw) -> Tensor:
         window = (share * size).round().clamp(1, size)
@@ -244,12 +258,15 @@ class CellMask(Transform):
             raise UsageError(f"CellMask fill is {self.fill}; allowed are three numbers from 0 to 1")
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        shown, fill = self.shown(x, draw), x.new_tensor(self.fill).view(-1, 1, 1)
+        return torch.where(shown[:, None], x, fill), y.where(shown, VOID)
+
+    def shown(self, x: Tensor, draw: Draw) -> Tensor:
+        """Which pixels stay, (B, H, W)."""
         rank = draw.uniform(self.grid**2).argsort(stable=True).argsort(1)
         row_cell, col_cell = (torch.arange(side, device=x.device) * self.grid // side for side in x.shape[-2:])
         shown = rank[:, row_cell[:, None] * self.grid + col_cell] < self.kept
-        shown = shown | (_first(draw) & self.whole_first)
-        fill = x.new_tensor(self.fill).view(-1, 1, 1)
-        return torch.where(shown[:, None], x, fill), y.where(shown, VOID)
+        return shown | (_first(draw) & self.whole_first)
 
 
 def _check_angle(part: Rotate | Shuffle) -> None:
@@ -267,7 +284,7 @@ def _columns(of_cell: Tensor, cell: Tensor) -> Tensor:
     return of_cell.gather(2, cell[:, None].expand(-1, of_cell.shape[1], -1))
 
 
-def _grid(x: Tensor) -> tuple[Tensor, Tensor]:
+def grid(x: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of every pixel of images (B, 3, H, W), (B, H, W) each."""
     rows, cols = (positions(side, x) for side in x.shape[-2:])
     shape = (len(x), *x.shape[-2:])

@@ -10,11 +10,11 @@ from torch import Tensor
 from segtrans.errors import UsageError, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import positions
-from segtrans.transforms.blocks import Geometric
+from segtrans.transforms.blocks import Displacement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warp(Geometric):
+class Warp(Displacement):
     """Bends the image by a thin-plate spline that moves the inner points of a coarse mesh and holds its border points
     (Lin et al., AAAI 2024, arXiv 2402.03951); what is left empty is black and void.
 
@@ -36,7 +36,7 @@ class Warp(Geometric):
         if not 0 <= self.reach <= 2:
             raise UsageError(f"Warp reach is {self.reach}; allowed are numbers from 0 to 2")
 
-    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
         inner = (self.mesh - 2) ** 2
         down, right = (draw.uniform(inner, 1, 1, low=-self.reach, high=self.reach).unbind(1) for _ in range(2))
@@ -46,7 +46,7 @@ class Warp(Geometric):
         cols = positions(width, x) + _sum(influence, right) * ((width - 1) / 2)
         # A pixel reaches half a pixel beyond its centre.
         inside = (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
-        return self._read(x, y, rows, cols, inside)
+        return rows, cols, inside
 
 
 def _influence(mesh: int, like: Tensor) -> list[Tensor]:
