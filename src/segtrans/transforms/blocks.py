@@ -66,7 +66,7 @@ class Rotate(Displacement):
     def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         angle = math.radians(self.angle) * draw.uniform(1, 1, low=-1, high=1)
         height, width = (torch.full_like(angle, side) for side in x.shape[-2:])
-        return _turned(*grid(x), height, width, angle)
+        return _turned(*grid(x), height, width, angle.cos(), angle.sin())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,8 @@ class Shuffle(Displacement):
         def spread(table: Tensor) -> Tensor:
             return torch.where(columns_first, table[:, None, :width], table[:, :height, None])
 
-        turned = _turned(spread(along - start), across, spread(size), breadth, spread(angle.gather(1, strip)))
+        cos, sin = (spread(of_strip.gather(1, strip)) for of_strip in (angle.cos(), angle.sin()))
+        turned = _turned(spread(along - start), across, spread(size), breadth, cos, sin)
         return *_swapped(columns_first, turned[0] + spread(start), turned[1]), turned[2]
 
 
@@ -258,7 +259,8 @@ class CellMask(Transform):
             raise UsageError(f"CellMask fill is {self.fill}; allowed are three numbers from 0 to 1")
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        shown, fill = self.shown(x, draw), x.new_tensor(self.fill).view(-1, 1, 1)
+        shown = self.shown(x, draw)
+        fill = torch.stack([x.new_full((1, 1), value) for value in self.fill])
         return torch.where(shown[:, None], x, fill), y.where(shown, VOID)
 
     def shown(self, x: Tensor, draw: Draw) -> Tensor:
@@ -314,11 +316,13 @@ def _shuffled(at: Tensor, edges: Tensor, numbers: Tensor) -> tuple[Tensor, Tenso
     return at + shift.gather(-1, place), order.gather(-1, place)
 
 
-def _turned(rows: Tensor, cols: Tensor, height: Tensor, width: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where positions on pieces of height × width pixels come from once these are turned about their centres, and
-    whether that is on the piece; the angle is in radians.
+def _turned(
+    rows: Tensor, cols: Tensor, height: Tensor, width: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where positions on pieces of height × width pixels come from once these are turned about their centres by an
+    angle of the given cosine and sine, and whether that is on the piece.
     """
-    middle, centre, cos, sin = (height - 1) / 2, (width - 1) / 2, angle.cos(), angle.sin()
+    middle, centre = (height - 1) / 2, (width - 1) / 2
     down, right = rows - middle, cols - centre
     rows, cols = middle + down * cos - right * sin, centre + down * sin + right * cos
     # A pixel reaches half a pixel beyond its centre; positions there read the piece's border, not what is next to it.

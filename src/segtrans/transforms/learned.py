@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, positions, resample
@@ -13,6 +14,7 @@ from segtrans.transforms.blocks import CellMask, Crop, Rotate, Shuffle, grid
 
 Link = Literal["identity", "rotate", "resize", "shuffle", "crop", "mask", "darken"]
 _LINKS: tuple[Link, ...] = get_args(Link)
+_EMPTY = -1  # the label, between links, of what an earlier link left empty; void are also labels that were so
 _ROTATE, _SHUFFLE, _CROP, _MASK = Rotate(angle=180), Shuffle(blocks=5, angle=0), Crop(), CellMask(kept=15)
 
 
@@ -52,9 +54,11 @@ class Chain(Transform):
                     source = _source(name, x, draw)
                     rows, cols = (torch.where(this, new, old) for new, old in zip(source, (rows, cols), strict=False))
                     inside = torch.where(this, source[2], inside) if len(source) > 2 else inside
-            x, y = resample(x, y, rows, cols, inside)
-            x = x / divisor[:, None]
-        return x, y
+            x, y = resample(x, y, rows, cols)
+            # A pixel nearest to an empty place is empty as a whole, whatever its other neighbours are.
+            inside = inside & (y != _EMPTY)
+            x, y = x * inside[:, None] / divisor[:, None], y.where(inside, _EMPTY)
+        return x, y.where(y != _EMPTY, VOID)
 
 
 def _source(name: Link, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
