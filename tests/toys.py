@@ -20,17 +20,23 @@ from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
 from segtrans.transforms import (
+    Admix,
     CellMask,
     Chain,
     Crop,
+    MaskBlocks,
+    MixMask,
     Remap,
     Rescale,
     Resize,
     Rotate,
     Scale,
     Shuffle,
+    Spectrum,
     Structure,
+    StyleMix,
     Transform,
+    UniformScale,
     Warp,
 )
 
@@ -153,7 +159,7 @@ def _attacks() -> Iterator[tuple[str, Attack]]:
         yield name, replace(entry.attack, iterations=min(entry.attack.iterations, 4))
     for name, part in PARTS.items():
         yield f"{name}()", replace(compose(part()), iterations=2)
-        if issubclass(part, Transform):
+        if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy
             yield f"{name}(copies=3)", replace(compose(part(copies=3)), iterations=2)
     for text in ("segpgd + remap(copies=2) + scale(copies=2) + smooth(size=5) + mi(iterations=4)", "l2 + cospgd + di"):
         yield text, read(text)
@@ -172,6 +178,10 @@ TRANSFORMS: dict[str, Transform] = {
             Rescale(scale=(0.3, 0.6)),
             Rescale(scale=(1.3, 2.2)),
             Scale(copies=2),
+            UniformScale(copies=3, scale=(0.5, 2.0)),
+            StyleMix(keep=0.1, noise=0.0),
+            Spectrum(copies=1, rho=0.9, sigma=0.2),
+            MaskBlocks(copies=2, grid=3),
             Shuffle(blocks=5, angle=90.0),
             Shuffle(blocks=2, angle=0.0),
             Structure(blocks=7, operations=("vertical_roll", "horizontal_roll", "half_turn")),
@@ -185,8 +195,17 @@ TRANSFORMS: dict[str, Transform] = {
     },
 }
 
+# These change what a pixel shows, beyond recognition, but not its place.
+REPAINTING = (Admix, MixMask, Spectrum, StyleMix)
+
 OBJECTIVES: dict[str, Objective] = {name: part() for name, part in parts_of(Objective).items()}
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+each_repainting = pytest.mark.parametrize(
+    "transform", [t for t in TRANSFORMS.values() if isinstance(t, REPAINTING)], ids=repr
+)
+each_recognisable = pytest.mark.parametrize(
+    "transform", [t for t in TRANSFORMS.values() if not isinstance(t, REPAINTING)], ids=repr
+)
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)

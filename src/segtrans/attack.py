@@ -79,7 +79,8 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, 0)
-        _ = self.alpha
+        if isinstance(self.threat, LInf) and self.alpha > 1:
+            raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
 
     @property
     def copies(self) -> int:
@@ -115,14 +116,17 @@ class Attack:
     ) -> "Attack":
         """This attack under a common protocol; None keeps its own setting.
 
-        The budget is set where it is an L-inf ball, iterations and step size where there is more than one iteration.
+        The budget and the step size are set where the budget is an L-inf ball, iterations and step size where there is
+        more than one iteration.
         """
         attack = self
-        if eps is not None and isinstance(attack.threat, LInf):
+        common = isinstance(attack.threat, LInf)
+        if eps is not None and common:
             attack = replace(attack, threat=LInf(eps))
-        if attack.iterations > 1:
-            attack = attack if iterations is None else replace(attack, iterations=iterations)
-            attack = attack if step_size is None else replace(attack, step_size=step_size)
+        if iterations is not None and attack.iterations > 1:
+            attack = replace(attack, iterations=iterations)
+        if step_size is not None and attack.iterations > 1 and common:
+            attack = replace(attack, step_size=step_size)
         return attack
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, **options: Any) -> Tensor:

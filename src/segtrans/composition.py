@@ -6,10 +6,12 @@ and parts.
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms
 from segtrans.areas import Area
@@ -44,21 +46,24 @@ def compose(*terms: Part | Attack) -> Attack:
     A part replaces what is there (threat, area, goal, objective, step) or follows it (transformations, changes of the
     backward pass); an attack adds its transformations and overrides whatever it does not leave at its default.
     """
-    default = result = Attack()
+    result = Attack()
     for term in terms:
-        if isinstance(term, Attack):
-            joined = {name: getattr(result, name) + getattr(term, name) for name in _SEVERAL.values()}
-            changed = {f.name: getattr(term, f.name) for f in fields(term) if f.name not in joined}
-            changed = {name: value for name, value in changed.items() if value != getattr(default, name)}
-            result = replace(result, **changed, **joined)
-        else:
-            for kind, name in _ONE.items():
-                if isinstance(term, kind):
-                    result = replace(result, **{name: term})
-            for kind, name in _SEVERAL.items():
-                if isinstance(term, kind):
-                    result = replace(result, **{name: (*getattr(result, name), term)})
+        result = _joined(result, term)
     return result
+
+
+def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) -> Attack:
+    """``result`` with one more term; the fields ``given`` count even where they are at their default."""
+    if isinstance(term, Attack):
+        joined = {name: getattr(result, name) + getattr(term, name) for name in _SEVERAL.values()}
+        own = {f.name: getattr(term, f.name) for f in fields(term) if f.name not in joined}
+        changed = {name: value for name, value in own.items() if name in given or value != getattr(Attack(), name)}
+        return replace(result, **changed, **joined)
+    for kind, name in _ONE.items():
+        if isinstance(term, kind):
+            return replace(result, **{name: term})
+    (name,) = (name for kind, name in _SEVERAL.items() if isinstance(term, kind))
+    return replace(result, **{name: (*getattr(result, name), term)})
 
 
 def read(text: str, named: Mapping[str, Attack]) -> Attack:
@@ -73,7 +78,11 @@ def read(text: str, named: Mapping[str, Attack]) -> Attack:
     terms = [term.strip() for term in _split(text)]
     if not all(terms):
         raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")
-    return compose(*(_term(term, named) for term in terms))
+    result = Attack()
+    for term in terms:
+        value, settings = _term(term, named)
+        result = _joined(result, value, settings)
+    return result
 
 
 def _split(text: str) -> list[str]:
@@ -88,27 +97,56 @@ def _split(text: str) -> list[str]:
     return terms
 
 
-def _term(text: str, named: Mapping[str, Attack]) -> Part | Attack:
+def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collection[str]]:
+    """What one term spells, and the settings it gives."""
     match = re.fullmatch(r"([\w-]+)\s*(\(.*\))?", text, re.DOTALL)
     if match is None:
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
     name, settings = match[1].lower(), _settings(text, match[2] or "()")
     if name in named:
-        base = named[name]
-        allowed = {f.name for f in fields(base)} - {*_ONE.values(), *_SEVERAL.values()}
-        make = partial(replace, base)
+        make, kinds = partial(replace, named[name]), (Attack,)
+        allowed = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
+        if name in PARTS:
+            # An attack named after its part, such as admix, takes the settings of both.
+            make, kinds = partial(_replace_in, named[name], PARTS[name]), (Attack, PARTS[name])
+            allowed |= {f.name for f in fields(PARTS[name])}
     elif name in PARTS:
-        make = PARTS[name]
-        allowed = {f.name for f in fields(make)}
+        make, kinds = PARTS[name], (PARTS[name],)
+        allowed = {f.name for f in fields(PARTS[name])}
     else:
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
         if key not in allowed:
             raise unknown(f"setting of {name}", key, allowed)
     try:
-        return make(**settings)
-    except TypeError as error:
-        raise UsageError(f"attack term {text!r}: {error}") from None
+        value = make(**settings)
+    except TypeError:
+        _check_types(name, kinds, settings)
+        raise
+    _check_types(name, kinds, settings)
+    return value, settings
+
+
+def _replace_in(base: Attack, part: type[Part], **settings: Any) -> Attack:
+    """``base`` with the settings that ``part`` has changed in its parts of that kind, the others in itself."""
+    inner = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(changed(element) for element in cast(tuple[Any, ...], value))
+        return replace(value, **inner) if inner and isinstance(value, part) else value
+
+    return replace(base, **{f.name: changed(getattr(base, f.name)) for f in fields(base)} | settings)
+
+
+def _check_types(name: str, kinds: Collection[type], settings: Mapping[str, Any]) -> None:
+    """What a part's own checks do not see, since Python takes its type hints for comments."""
+    hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
+    for key, value in settings.items():
+        try:
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UsageError(f"{name} {key} is {value!r}: {error.errors()[0]['msg'].lower()}") from None
 
 
 def _settings(term: str, arguments: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Nesterov(GradientTransform):
 
         def nesterov(z: Tensor) -> Tensor:
             nonlocal velocity
-            ahead = z + self.decay * run.alpha * velocity
+            ahead = z + self.decay * run.alpha * run.threat.ahead(velocity)
             velocity = self.decay * velocity + normalise(gradient(ahead))
             return velocity
 

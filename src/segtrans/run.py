@@ -78,7 +78,8 @@ class Run:
         self.evaluations = 0
         self.chunk = max(1, len(x) if chunk is None else chunk)
         self._keys = derive(image_keys(x), seed)
-        self._seed = derive(torch.zeros(1, dtype=torch.int64, device=x.device), seed)
+        # On the CPU, so that asking for a number that all images share does not wait for a GPU.
+        self._seed = derive(torch.zeros(1, dtype=torch.int64), seed)
         self._gradients_this_iteration = (-1, 0)
         self._gradient_parts = _GRADIENT_PARTS
         self._finite = torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -1,5 +1,6 @@
 """Budgets: how far an image may be moved, how to stay inside, and which way is steepest."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,10 +16,14 @@ from segtrans.random import Draw
 def fraction(value: float | str, what: str) -> float:
     """A number, or a string such as ``"8/255"`` or ``"0.03"``, as a float; UsageError names ``what`` otherwise."""
     try:
-        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        if isinstance(value, str):
+            above, slash, below = value.partition("/")
+            number = float(above) / (float(below) if slash else 1)
+        else:
+            number = math.nan if isinstance(value, bool) else float(value)
     except (ValueError, ZeroDivisionError, TypeError):
         raise UsageError(f"{what} is {value!r}; allowed are numbers and fractions such as 8/255") from None
-    if not 0 <= number < float("inf"):
+    if not 0 <= number < math.inf:
         raise UsageError(f"{what} is {value!r}; allowed are numbers from 0")
     return number
 
@@ -55,11 +60,15 @@ class Threat(ABC):
 
     @abstractmethod
     def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
-        """The nearest point that is in the ball and in the box."""
+        """A point in the ball and in the box: the nearest one, or for L2 the nearest of the ball moved into the box."""
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
         """The unit step of this norm that gains most along ``gradient``; zero where the gradient is zero."""
+
+    def ahead(self, velocity: Tensor) -> Tensor:
+        """How far momentum looks ahead, in steps, given an accumulated gradient of mean absolute value 1 per addend."""
+        return velocity
 
     @abstractmethod
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
@@ -127,13 +136,30 @@ class L2(Threat):
         length = _length(gradient)
         return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
 
+    def ahead(self, velocity: Tensor) -> Tensor:
+        # The mean absolute value says nothing about a Euclidean length.
+        return self.direction(velocity)
+
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
         return _length(adversarial - x).flatten()
 
     def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
-        # Towards the clean image, since rounding up could leave the ball.
         grid = (x * 255).round()
-        return ((adversarial * 255 - grid).trunc() + grid).clamp(0, 255) / 255
+        delta = adversarial * 255 - grid
+        whole, rest = delta.trunc(), delta.frac().abs()
+        # Rounding to the nearest level can leave the ball; truncation never does, but it wipes out small perturbations.
+        # So each image rounds away from zero from the smallest fraction, at least one half, that keeps it inside.
+        least, safe = torch.full_like(delta[:, :1, :1, :1], 0.5), torch.ones_like(delta[:, :1, :1, :1])
+        threshold = least
+        for _ in range(_HALVINGS):
+            inside = _length((whole + delta.sign() * (rest >= threshold)).double()) <= 255 * self.radius
+            safe, least = torch.where(inside, threshold, safe), torch.where(inside, least, threshold)
+            threshold = (least + safe) / 2
+        return (whole + delta.sign() * (rest >= safe) + grid).clamp(0, 255) / 255
+
+
+# The fraction from which 8-bit values are rounded away from zero is found to 2^-20 of a level.
+_HALVINGS = 20
 
 
 def _length(delta: Tensor) -> Tensor:

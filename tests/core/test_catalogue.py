@@ -16,7 +16,7 @@ from segtrans.gradients import Momentum, Nesterov, Smooth
 from segtrans.objectives import CosPGD, CrossEntropy, SegPGD
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
-from segtrans.transforms import Remap, Rescale, Resize, Scale
+from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
 from toys import Context, images, labels
 
 each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
@@ -45,6 +45,10 @@ each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
         ("remap(scale=(1/2, 2), flip='none')", Attack(transforms=(Remap(scale=(0.5, 2), flip="none"),))),
         ("resize(scale=[0.5, 1.0])", Attack(transforms=(Resize(scale=(0.5, 1.0)),))),
         ("pgd(random_start=False)", Attack()),
+        (
+            "admix(share=0.1, iterations=2, copies=1)",
+            Attack(transforms=(Admix(share=0.1, copies=1), Scale()), gradients=(Momentum(),), iterations=2),
+        ),
         ("smooth(size=5) + scale(copies=3)", Attack(gradients=(Smooth(size=5),), transforms=(Scale(copies=3),))),
     ],
 )
@@ -88,8 +92,10 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
     [
         ("segpdg", "unknown attack or part 'segpdg'; did you mean segpgd"),
         ("mi + re-map", "unknown attack or part 're-map'; did you mean remap"),
-        ("qqqq", "unknown attack or part 'qqqq'; known: bim, clean, cospgd"),
+        ("qqqq", "unknown attack or part 'qqqq'; known: admix, bim, clean"),
         ("remap(gird=2)", "unknown setting of remap 'gird'; did you mean grid?"),
+        ("admix(shape=2)", "unknown setting of admix 'shape'; did you mean share?"),
+        ("admix(share=2)", "Admix share is 2; allowed are numbers from 0 to 1"),
         ("mi(iteration=2)", "unknown setting of mi 'iteration'; did you mean iterations?"),
         ("mi(objective=3)", "unknown setting of mi 'objective'; known: iterations, random_start, step_size"),
         ("mi(threat='x')", "unknown setting of mi 'threat'"),
@@ -112,9 +118,12 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
         ("remap(grid=0)", "Remap grid is 0; allowed are whole numbers from 1"),
         ("remap(grid=2.5)", "Remap grid is 2.5; allowed are whole numbers from 1"),
         ("remap(grid='two')", "Remap grid is 'two'; allowed"),
-        ("remap(scale=2)", "attack term 'remap(scale=2)': "),
-        ("remap(scale=(1, 'x'))", "attack term \"remap(scale=(1, 'x'))\": "),
+        ("remap(scale=2)", "remap scale is 2: input should be a valid tuple"),
+        ("remap(scale=(1, 'x'))", "remap scale is (1, 'x'): input should be a valid number"),
         ("smooth(size=4)", "Smooth size is 4; allowed are odd numbers from 1"),
+        ("momentum(decay='x')", "momentum decay is 'x': input should be a valid number"),
+        ("mi(random_start='no')", "mi random_start is 'no': input should be a valid boolean"),
+        ("mi(step_size=2)", "step_size is 2; images are in [0, 1], so write 2/255"),
         ("mi(iterations=-1)", "iterations is -1; allowed"),
         ("mi(iterations=True)", "iterations is True; allowed"),
         ("linf(eps=8)", "eps is 8; images are in [0, 1], so write 8/255 for 8 grey levels"),
@@ -196,3 +205,16 @@ def test_parts_are_spelled_by_their_name(part: type[Part]) -> None:
 def test_si_is_ni_with_darker_copies() -> None:
     assert ENTRIES["si"].attack == Attack(transforms=(Scale(copies=5),), gradients=(Nesterov(),))
     assert ENTRIES["si"].attack.evaluations == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("mi(iterations=20) + segpgd(iterations=10)", "iterations", 10),
+        ("segpgd + mi(random_start=False)", "random_start", False),
+        ("fgsm + mi(iterations=10)", "iterations", 10),
+        ("fgsm + mi", "iterations", 1),
+    ],
+)
+def test_a_setting_that_is_given_counts_even_at_its_default(text: str, field: str, value: object) -> None:
+    assert getattr(attack(text), field) == value

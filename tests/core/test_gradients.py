@@ -12,6 +12,7 @@ from segtrans.attack import Attack
 from segtrans.errors import UsageError
 from segtrans.gradients import GradientFunction, GradientTransform, Momentum, Nesterov, Smooth, normalise
 from segtrans.run import Run
+from segtrans.threat import L2
 from toys import Constant, Context, images, labels, parts_of, run_of
 
 X, Y = images(2), labels(2)
@@ -164,3 +165,19 @@ def test_zero_stays_zero(part: GradientTransform) -> None:
     wrapped = part.wrap(run_of(Attack(), X, Y, Constant()).gradient, RUN)
     for _ in range(2):
         assert (wrapped(X) == 0).all()
+
+
+def test_nesterov_looks_one_step_ahead_in_l2_too() -> None:
+    """Not by the sum of gradients whose mean absolute value is 1, which would be a way out of any image."""
+    seen: list[Tensor] = []
+
+    def gradient(z: Tensor) -> Tensor:
+        seen.append(z)
+        return torch.ones_like(z)
+
+    run = run_of(Attack(threat=L2(1.0)), X, Y)
+    nesterov = Nesterov().wrap(gradient, run)
+    nesterov(run.x)
+    nesterov(run.x)
+    assert torch.equal(seen[0], run.x)
+    assert torch.allclose(run.threat.distance(seen[1], run.x), torch.full((len(X),), run.alpha, dtype=X.dtype))

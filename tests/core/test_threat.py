@@ -179,10 +179,20 @@ def test_quantising_rounds_halves_away_from_nothing() -> None:
     assert abs(float(shift)) < 0.03
 
 
-def test_l2_quantises_towards_the_clean_image() -> None:
-    threat = L2(1.0)
+@pytest.mark.parametrize("eps", [0.05, 0.2, 1.0, 3.0])
+def test_l2_quantises_to_the_nearest_levels_that_fit(eps: float) -> None:
+    """Inside the ball, no value further off than a level, and longer than truncation leaves it."""
+    threat = L2(eps)
     adversarial = threat.project(anywhere(3), X)
     found = threat.quantise(adversarial, X)
-    assert ((found - X).abs() <= (adversarial - X).abs() + 1e-12).all()
-    assert (threat.distance(found, X) <= threat.distance(adversarial, X)).all()
-    assert torch.allclose(found * 255, (found * 255).round(), atol=1e-9)
+    assert torch.equal(found * 255, (found * 255).round())
+    assert (threat.distance(found, X) <= eps * (1 + 1e-12)).all()
+    assert ((found - adversarial).abs() < 1 / 255).all()
+    truncated = ((adversarial - X) * 255).trunc() / 255 + X
+    assert (threat.distance(found, X) >= threat.distance(truncated, X)).all()
+    # Either the nearest levels fit, or what is left of the budget is less than one more rounding costs.
+    levels, nearest = ((found - X) * 255).round(), ((adversarial - X) * 255).round()
+    fits = (levels == nearest).flatten(1).all(1)
+    cost = 2 * levels.abs().amax((1, 2, 3)) + 1
+    assert (fits | (levels.square().sum((1, 2, 3)) + cost >= (255 * eps) ** 2)).all()
+    assert (fits == (nearest.square().sum((1, 2, 3)) <= (255 * eps) ** 2)).all()

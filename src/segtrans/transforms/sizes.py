@@ -62,6 +62,8 @@ class Rescale(Transform):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("Rescale scale", self.scale)
+        if self.copies != 1:
+            raise UsageError(f"Rescale copies is {self.copies}; allowed is 1, since all items of a batch have one size")
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         low, high = self.scale
