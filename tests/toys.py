@@ -22,16 +22,23 @@ from segtrans.random import Draw, derive
 from segtrans.run import Run, View
 from segtrans.transforms import (
     Admix,
+    CellMask,
+    Chain,
+    Crop,
     MaskBlocks,
     MixMask,
     Remap,
     Rescale,
     Resize,
+    Rotate,
     Scale,
+    Shuffle,
     Spectrum,
+    Structure,
     StyleMix,
     Transform,
     UniformScale,
+    Warp,
 )
 
 CLASSES = 3
@@ -184,6 +191,15 @@ TRANSFORMS: dict[str, Transform] = {
             StyleMix(keep=0.1, noise=0.0),
             Spectrum(copies=1, rho=0.9, sigma=0.2),
             MaskBlocks(copies=2, grid=3),
+            Shuffle(blocks=5, angle=90.0),
+            Shuffle(blocks=2, angle=0.0),
+            Structure(blocks=7, operations=("vertical_roll", "horizontal_roll", "half_turn")),
+            Warp(mesh=4, reach=0.4),
+            Warp(reach=2.0),
+            Rotate(angle=180.0),
+            Crop(area=(0.05, 0.3), ratio=(0.5, 2.0)),
+            CellMask(grid=3, kept=4, fill=(0.0, 0.0, 0.0)),
+            Chain(length=3, operations=("identity", "shuffle", "mask", "darken")),
         )
     },
 }

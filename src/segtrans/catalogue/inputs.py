@@ -3,7 +3,22 @@
 from segtrans.catalogue.entry import MI, Entry
 from segtrans.composition import compose
 from segtrans.gradients import Nesterov
-from segtrans.transforms import Admix, MaskBlocks, MixMask, Resize, Scale, Spectrum, StyleMix, UniformScale
+from segtrans.transforms import (
+    Admix,
+    CellMask,
+    Chain,
+    Crop,
+    MaskBlocks,
+    MixMask,
+    Resize,
+    Scale,
+    Shuffle,
+    Spectrum,
+    Structure,
+    StyleMix,
+    UniformScale,
+    Warp,
+)
 
 ENTRIES = (
     Entry(
@@ -40,5 +55,35 @@ ENTRIES = (
         name="maskblock", attack=compose(MaskBlocks(), MI),
         title="one block hidden per copy, with momentum",
         paper="arXiv:2208.06538", venue="arXiv 2022", family="input", provenance="code",
+    ),
+    Entry(
+        name="bsr", attack=compose(Shuffle(copies=20), MI),
+        title="block shuffle and rotation, 20 copies, with momentum",
+        paper="arXiv:2308.10299", venue="CVPR 2024", family="input", provenance="code",
+    ),
+    Entry(
+        name="sia", attack=compose(Structure(copies=20), MI),
+        title="structure invariant attack, 20 copies, with momentum",
+        paper="arXiv:2309.14700", venue="ICCV 2023", family="input", provenance="code",
+    ),
+    Entry(
+        name="decowa", attack=compose(Warp(copies=20), MI),
+        title="20 random warps without DeCoWA's inner step, with momentum",
+        paper="arXiv:2402.03951", venue="AAAI 2024", family="input", provenance="reconstruction",
+    ),
+    Entry(
+        name="su-crop", attack=compose(Crop(area=(0.1, 0.1), whole_first=True, copies=2), MI),
+        title="the image and a crop of it, untargeted, without self-universality's feature term, with momentum",
+        paper="arXiv:2209.03716", venue="CVPR 2023", family="input", provenance="reconstruction",
+    ),
+    Entry(
+        name="everywhere-attack", attack=compose(CellMask(kept=1, whole_first=True, copies=10), MI),
+        title="the image and nine single cells of it, untargeted, with momentum",
+        paper="arXiv:2501.00707", venue="AAAI 2025", family="input", provenance="reconstruction",
+    ),
+    Entry(
+        name="l2t", attack=compose(Chain(copies=20), MI),
+        title="20 random chains of two transformations, whose odds L2T would learn, with momentum",
+        paper="arXiv:2405.14077", venue="CVPR 2024", family="input", provenance="reconstruction",
     ),
 )  # fmt: skip

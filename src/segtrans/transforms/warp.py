@@ -1,0 +1,88 @@
+"""Smooth deformations of the image."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from segtrans.errors import UsageError, check_whole
+from segtrans.random import Draw
+from segtrans.transforms.base import positions
+from segtrans.transforms.blocks import Displacement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warp(Displacement):
+    """Bends the image by a thin-plate spline that moves the inner points of a coarse mesh and holds its border points
+    (Lin et al., AAAI 2024, arXiv 2402.03951); what is left empty is black and void.
+
+    The paper's DeCoWA constrains the warp: before every gradient it moves the points by 0.01 times the loss's own
+    gradient downhill, which doubles the cost. This part draws the warp and leaves out that step. The paper has one warp
+    for the whole batch, here every image has its own.
+
+    Attributes:
+        mesh: points per side.
+        reach: how far an inner point moves along each axis at most, in halves of the image's side.
+    """
+
+    mesh: int = 3
+    reach: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("Warp mesh", self.mesh, 3)
+        if not 0 <= self.reach <= 2:
+            raise UsageError(f"Warp reach is {self.reach}; allowed are numbers from 0 to 2")
+
+    def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
+        height, width = x.shape[-2:]
+        inner = (self.mesh - 2) ** 2
+        down, right = (draw.uniform(inner, 1, 1, low=-self.reach, high=self.reach).unbind(1) for _ in range(2))
+        # A spline is linear in what its points do, so that one map per point serves all images.
+        influence = _influence(self.mesh, x)
+        rows = positions(height, x)[:, None] + _sum(influence, down) * ((height - 1) / 2)
+        cols = positions(width, x) + _sum(influence, right) * ((width - 1) / 2)
+        # A pixel reaches half a pixel beyond its centre.
+        inside = (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
+        return rows, cols, inside
+
+
+def _influence(mesh: int, like: Tensor) -> list[Tensor]:
+    """How far every pixel follows each inner mesh point, (H, W) each, for images like ``like``."""
+    rows, cols = (torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device) for side in like.shape[-2:])
+    rows, cols = rows[:, None] + 0 * cols, cols + 0 * rows[:, None]
+    basis = [_kernel((rows - r).square() + (cols - c).square()) for r, c in _points(mesh).tolist()]
+    basis += [torch.ones_like(rows), rows, cols]
+    return [_sum(basis, weights) for weights in _splines(mesh)]
+
+
+def _sum(fields: Sequence[Tensor], weights: Iterable[Tensor | float]) -> Tensor:
+    """Weighted sum in a fixed order, so that its last bit does not depend on the batch."""
+    return sum((field * weight for field, weight in zip(fields, weights, strict=True)), torch.zeros_like(fields[0]))
+
+
+def _points(mesh: int) -> Tensor:
+    """Rows and columns of the mesh points in [-1, 1], (mesh², 2)."""
+    line = torch.linspace(-1, 1, mesh, dtype=torch.float64)
+    return torch.cartesian_prod(line, line)
+
+
+def _kernel(squared: Tensor) -> Tensor:
+    """The thin-plate spline's r² log r², from r²."""
+    return torch.special.xlogy(squared, squared)
+
+
+@cache
+def _splines(mesh: int) -> list[list[float]]:
+    """For each inner mesh point, the spline that moves it by 1 and no other point: the factors of the kernels around
+    all points, then those of 1, row and column.
+    """
+    points = _points(mesh)
+    flat = torch.cat([torch.ones_like(points[:, :1]), points], 1)
+    bent = _kernel((points[:, None] - points[None]).square().sum(-1))
+    system = torch.cat([torch.cat([bent, flat], 1), torch.cat([flat.mT, torch.zeros_like(flat[:3])], 1)])
+    moves = torch.eye(len(system), dtype=system.dtype)[:, : len(points)]
+    inner = points.abs().amax(1) < 1
+    return torch.linalg.solve(system, moves[:, inner]).mT.tolist()
