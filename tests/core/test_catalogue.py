@@ -224,7 +224,7 @@ def test_entries_take_the_settings_of_the_part_whose_name_they_bear(text: str, v
     [
         ("patch(size=3)", "unknown setting of patch 'size'; did you mean side"),
         ("patch(side=1.5)", "Patch side is 1.5; allowed"),
-        ("patch(side='x')", "attack term \"patch(side='x')\": "),
+        ("patch(side='x')", "patch side is 'x': input should be a valid number"),
         ("patch(area=3)", "unknown setting of patch 'area'"),
         ("mi(decay=0)", "unknown setting of mi 'decay'"),
     ],
