@@ -3,13 +3,15 @@ combined is said in :mod:`segtrans.composition`.
 """
 
 from segtrans.attack import Attack
-from segtrans.catalogue import controls, gradients, inputs, segmentation
+from segtrans.catalogue import controls, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
 
 __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
-ENTRIES = {entry.name: entry for family in (controls, gradients, inputs, segmentation) for entry in family.ENTRIES}
+ENTRIES = {
+    entry.name: entry for family in (controls, gradients, steps, inputs, segmentation) for entry in family.ENTRIES
+}
 
 
 def attack(text: str) -> Attack:

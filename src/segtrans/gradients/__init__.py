@@ -2,6 +2,20 @@
 
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
 from segtrans.gradients.momentum import Momentum, Nesterov
+from segtrans.gradients.neighbours import Flatness, LineAverage, Relevance, Variance
+from segtrans.gradients.sharpness import Sharpness
 from segtrans.gradients.smooth import Smooth
 
-__all__ = ["GradientFunction", "GradientTransform", "Momentum", "Nesterov", "Smooth", "normalise"]
+__all__ = [
+    "Flatness",
+    "GradientFunction",
+    "GradientTransform",
+    "LineAverage",
+    "Momentum",
+    "Nesterov",
+    "Relevance",
+    "Sharpness",
+    "Smooth",
+    "Variance",
+    "normalise",
+]
