@@ -146,8 +146,8 @@ class Patchwise(Step):
     def bind(self, run: Run) -> StepFunction:
         corner = run.threat.direction(torch.ones_like(run.x[:1]))
         step = self.amplification * run.alpha
-        # Noise is counted in amplified steps, of which the budget holds one with the paper's settings: then these
-        # are whole numbers, whose sums are exact and whose ties are ties in any precision.
+        # Noise is counted in amplified steps, of which the budget holds one with the paper's settings: then these are
+        # whole numbers, and neighbours that cancel each other do so in any precision.
         noise, limit = torch.zeros_like(run.x), round(run.threat.radius / step, 9) if step else math.inf
 
         def patchwise(adversarial: Tensor, gradient: Tensor) -> Tensor:
@@ -155,11 +155,16 @@ class Patchwise(Step):
             direction = run.threat.direction(gradient) / corner
             noise = noise + direction
             cut = (noise.abs() - limit).clamp_min(0) * noise.sign()
-            spread = _around(cut, self.size).sign().where(run.allowed, 0)
+            around = _around(cut, self.size)
+            spread = around.sign().where(run.allowed & (around.abs() > _TIE), 0)
             noise = noise + spread
             return run.threat.project(adversarial + step * corner * (direction + spread), run.x)
 
         return patchwise
+
+
+# What rounding leaves of neighbours that cancel each other, in amplified steps.
+_TIE = 1e-5
 
 
 def _around(values: Tensor, size: int) -> Tensor:
@@ -180,7 +185,8 @@ class Adaptive(Step):
 
     T iterations are T gradient evaluations and T-1 steps: the original with T-1 iterations, which spends one evaluation
     more than it has iterations. A single iteration steps without looking. The attack's step size has no say. What is
-    best is judged by the objective at the last point that the gradient was asked at.
+    best is judged by the objective where the gradient was last asked, so the rule goes with gradients of z alone; SEA's
+    code judges by accuracy instead.
 
     Attributes:
         momentum: weight of the new move; the last one has the rest.
