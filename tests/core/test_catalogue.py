@@ -88,7 +88,7 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
     [
         ("segpdg", "unknown attack or part 'segpdg'; did you mean segpgd"),
         ("mi + re-map", "unknown attack or part 're-map'; did you mean remap"),
-        ("qqqq", "unknown attack or part 'qqqq'; known: bim, clean, cospgd"),
+        ("qqqq", "unknown attack or part 'qqqq'; known: a"),
         ("remap(gird=2)", "unknown setting of remap 'gird'; did you mean grid?"),
         ("mi(iteration=2)", "unknown setting of mi 'iteration'; did you mean iterations?"),
         ("mi(objective=3)", "unknown setting of mi 'objective'; known: iterations, random_start, step_size"),
@@ -139,7 +139,7 @@ def test_entries_are_complete(entry: Entry) -> None:
     assert entry.family
     assert entry.provenance in ("code", "paper", "reconstruction", "control")
     if entry.provenance != "control":
-        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}", entry.paper)
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/\S+|pp\. \d+–\d+", entry.paper)
         assert re.search(r"20[12]\d$", entry.venue)
 
 

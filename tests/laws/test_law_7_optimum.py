@@ -12,6 +12,7 @@ from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read
 from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
+from segtrans.steps import Patchwise
 from segtrans.threat import L2
 from segtrans.transforms import Transform
 from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, loss_of, run_of
@@ -29,12 +30,13 @@ def ascent() -> Tensor:
     return (weight.flip(0) - weight)[Y].movedim(-1, 1).sign()
 
 
-# Transformations and smoothing give the pixels a common fate; of everything else the optimum is known.
+# Transformations, smoothing and patch-wise steps give the pixels a common fate; of the others the optimum is known.
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
     if entry.attack.iterations
     and not entry.attack.transforms
+    and not isinstance(entry.attack.step, Patchwise)
     and not any(isinstance(g, Smooth) for g in entry.attack.gradients)
 }
 
