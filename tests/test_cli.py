@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from segtrans.cli import main
 from segtrans.data import load_data
 
 MODEL = "zoo:voc/pspnet-mobilenetv3s"
@@ -56,7 +57,7 @@ def test_a_run_leaves_tables_images_pictures_and_a_page(ran: tuple[dict[str, Any
     assert (out / "result.json").is_file()
     assert (out / "cells.csv").is_file()
     assert (out / "report.html").is_file()
-    assert len(list((out / "images").rglob("seed0/*.png"))) == 4
+    assert len(list((out / "images").rglob("seed0-*/*.png"))) == 4
     assert len(list((out / "pictures").glob("*.png"))) == 2
 
 
@@ -64,7 +65,7 @@ def test_attack_on_a_single_photograph(photo: Path, tmp_path: Path) -> None:
     done = segtrans("attack", photo, "-s", MODEL, "-a", "mi", "--iterations", "2", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "mi" in done.stdout
-    assert list((tmp_path / "out" / "images").rglob("seed0/cat*.png"))
+    assert list((tmp_path / "out" / "images").rglob("seed0-*/cat*.png"))
 
 
 def test_configuration_file_and_overrides(tmp_path: Path) -> None:
@@ -110,24 +111,53 @@ def test_failed_images_give_exit_code_3_and_keep_the_rest(photo: Path, tmp_path:
         (["run", "nowhere.yaml"], 4, ["nowhere.yaml"]),
         (["run", "-s", MODEL, "-o", "atacks=mi"], 2, ["atacks", "did you mean attacks"]),
         (["run", "-s", MODEL, "--device", "cuda:99"], 4, ["cuda:99"]),
+        (["run", "-s", MODEL, "-o", "a=[1"], 2, ["'[1'", "YAML"]),
+        (["run", "-s", MODEL, "--out", "/dev/null/x"], 2, ["/dev/null is a file"]),
+        (["run", "-s", MODEL, "-a", "momentum(decay='x')"], 2, ["momentum decay is 'x'"]),
+        (["zoo", "verify", "--data", "photos"], 2, ["no card", "photos"]),
         (["attack", "nowhere.jpg", "-s", MODEL], 4, ["nowhere.jpg", "no such file"]),
         (["list", "atacks"], 2, ["did you mean attacks"]),
     ],
 )
-def test_errors_are_one_sentence_with_a_code(arguments: list[str], code: int, words: list[str], tmp_path: Path) -> None:
-    done = segtrans(*arguments, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_errors_are_one_sentence_with_a_code(
+    arguments: list[str],
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["segtrans", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    out, errors = capsys.readouterr()
+    assert done.value.code == code, errors
+    assert out == ""
+    assert len(errors.strip().splitlines()) == 1
     for word in words:
-        assert word in done.stderr
+        assert word in errors
+
+
+def test_errors_leave_the_process_without_a_traceback(tmp_path: Path) -> None:
+    done = segtrans("run", "-s", MODEL, "--eps", "8", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: eps is 8")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("what", ["attacks", "parts", "models", "datasets"])
-def test_listings_are_the_same_for_people_and_machines(what: str) -> None:
-    rows = json.loads(segtrans("list", what, "--json").stdout)
-    table = segtrans("list", what).stdout
+def test_listings_are_the_same_for_people_and_machines(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["segtrans", "list", what, *options])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out
+
+    rows = json.loads(listed("--json"))
+    table = listed()
     assert rows
     for row in rows:
         assert row["name"] in table

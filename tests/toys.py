@@ -19,7 +19,19 @@ from segtrans.data.base import VOID
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
-from segtrans.transforms import Remap, Rescale, Resize, Scale, Transform
+from segtrans.transforms import (
+    Admix,
+    MaskBlocks,
+    MixMask,
+    Remap,
+    Rescale,
+    Resize,
+    Scale,
+    Spectrum,
+    StyleMix,
+    Transform,
+    UniformScale,
+)
 
 CLASSES = 3
 SIZE = (17, 22)
@@ -165,12 +177,25 @@ TRANSFORMS: dict[str, Transform] = {
             Rescale(scale=(0.3, 0.6)),
             Rescale(scale=(1.3, 2.2)),
             Scale(copies=2),
+            UniformScale(copies=3, scale=(0.5, 2.0)),
+            StyleMix(keep=0.1, noise=0.0),
+            Spectrum(copies=1, rho=0.9, sigma=0.2),
+            MaskBlocks(copies=2, grid=3),
         )
     },
 }
+
+# These change what a pixel shows, beyond recognition, but not its place.
+REPAINTING = (Admix, MixMask, Spectrum, StyleMix)
 
 OBJECTIVES: dict[str, Objective] = {name: part() for name, part in parts_of(Objective).items()}
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+each_repainting = pytest.mark.parametrize(
+    "transform", [t for t in TRANSFORMS.values() if isinstance(t, REPAINTING)], ids=repr
+)
+each_recognisable = pytest.mark.parametrize(
+    "transform", [t for t in TRANSFORMS.values() if not isinstance(t, REPAINTING)], ids=repr
+)
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)

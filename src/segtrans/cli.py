@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+import segtrans
 from segtrans.errors import SegtransError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -42,6 +43,19 @@ Out = Annotated[Path | None, typer.Option(help="Folder for results; finished wor
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
 Settings = Annotated[list[str] | None, typer.Option("-o", help="Any configuration key: KEY=VALUE; repeatable.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"segtrans {segtrans.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -169,7 +183,7 @@ def verify(
 
     dataset = load_data(data)
     console = Console()
-    different = 0
+    checked = different = 0
     for card, score, accuracy in verify_cards(dataset):
         same = abs(score - card.miou) <= 0.1 and abs(accuracy - card.pixel_accuracy) <= 0.1
         different += not same
@@ -178,6 +192,9 @@ def verify(
             f"(card {card.pixel_accuracy:.2f}) {'ok' if same else 'DIFFERENT'}",
             soft_wrap=True,
         )
+        checked += 1
+    if not checked:
+        raise UsageError(f"no card was made on data of the kind {dataset.name!r}")
     raise typer.Exit(1 if different else 0)
 
 
@@ -207,7 +224,10 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"-o {pair!r} has no value; write -o KEY=VALUE")
-        values[key.replace("-", "_")] = yaml.safe_load(value)
+        try:
+            values[key.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"-o {pair!r}: {value!r} is not readable as YAML") from None
     return values
 
 
@@ -224,25 +244,34 @@ def _run(
     errors = Console(stderr=True)
     if dry_run:
         gradients = sum(plan.attacks[unit.attack].evaluations for unit in plan.units) * len(plan.data)
-        errors.print(
-            f"{len(plan.units)} units, {len(plan.data)} images, {gradients} gradient evaluations: all resolved"
-        )
+        counts = {"units": len(plan.units), "images": len(plan.data), "gradient_evaluations": gradients}
+        if as_json:
+            _print_json(counts)
+        errors.print(", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()) + ": all resolved")
         return 0
     outcome = execute(plan, quiet=quiet)
     result = save(plan, outcome)
-    written = write_report(plan.store.root)
+    # Before the page is drawn: numbers are not lost to a picture that cannot be.
     if as_json:
         _print_json(result)
     elif not quiet:
         print_tables(result, Console())
+    written = write_report(plan.store.root)
     if not quiet:
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False)
-        for failure in outcome.failures:
-            errors.print(
-                f"failed: {failure.image} ({failure.where}): {failure.reason}", soft_wrap=True, highlight=False
-            )
+    for failure in outcome.failures:
+        errors.print(
+            f"failed: {failure.image} ({failure.where}): {failure.reason}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     return 130 if outcome.interrupted else 3 if outcome.failures else 0
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"error: {message}", soft_wrap=True, markup=False)
 
 
 def _print_json(document: Any) -> None:
@@ -254,11 +283,15 @@ def main() -> None:
     try:
         app()
     except SegtransError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", soft_wrap=True, markup=False)
+        _say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe went away; what is left to flush has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk or a folder that was taken away; what is finished is kept.
+        if isinstance(error, BrokenPipeError):
+            # The reader of a pipe went away; what is left to flush has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            _say(f"{error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(1)

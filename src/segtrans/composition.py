@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -104,11 +104,15 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
     name, settings = match[1].lower(), _settings(text, match[2] or "()")
     if name in named:
-        make, kind = partial(replace, named[name]), Attack
+        make, kinds = partial(replace, named[name]), (Attack,)
         allowed = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
+        if name in PARTS:
+            # An attack named after its part, such as admix, takes the settings of both.
+            make, kinds = partial(_replace_in, named[name], PARTS[name]), (Attack, PARTS[name])
+            allowed |= {f.name for f in fields(PARTS[name])}
     elif name in PARTS:
-        make = kind = PARTS[name]
-        allowed = {f.name for f in fields(kind)}
+        make, kinds = PARTS[name], (PARTS[name],)
+        allowed = {f.name for f in fields(PARTS[name])}
     else:
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
@@ -117,15 +121,27 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
     try:
         value = make(**settings)
     except TypeError:
-        _check_types(name, kind, settings)
+        _check_types(name, kinds, settings)
         raise
-    _check_types(name, kind, settings)
+    _check_types(name, kinds, settings)
     return value, settings
 
 
-def _check_types(name: str, kind: type, settings: Mapping[str, Any]) -> None:
+def _replace_in(base: Attack, part: type[Part], **settings: Any) -> Attack:
+    """``base`` with the settings that ``part`` has changed in its parts of that kind, the others in itself."""
+    inner = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(changed(element) for element in cast(tuple[Any, ...], value))
+        return replace(value, **inner) if inner and isinstance(value, part) else value
+
+    return replace(base, **{f.name: changed(getattr(base, f.name)) for f in fields(base)} | settings)
+
+
+def _check_types(name: str, kinds: Collection[type], settings: Mapping[str, Any]) -> None:
     """What a part's own checks do not see, since Python takes its type hints for comments."""
-    hints = get_type_hints(kind)
+    hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
     for key, value in settings.items():
         try:
             TypeAdapter(hints[key]).validate_python(value, strict=True)

@@ -24,12 +24,11 @@ class MeanLogits(nn.Module):
         counts = {model.name: len(model.classes) for model in models}
         if len(set(counts.values())) > 1:
             raise UsageError(f"an ensemble's models must have the same classes; these have {counts}")
-        self.models = nn.ModuleList(models)
+        self.members = nn.ModuleList(models)
         self.name = "mean:" + ",".join(model.name for model in models)
         self.classes = models[0].classes
-        backbones = {model.backbone for model in models}
-        self.backbone = backbones.pop() if len(backbones) == 1 else ""
+        self.backbone = " + ".join(dict.fromkeys(model.backbone for model in models))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes, H, W) for images (N, 3, H, W) in [0, 1]."""
-        return torch.stack([cast(Tensor, model(x)) for model in self.models]).mean(0)
+        return torch.stack([cast(Tensor, model(x)) for model in self.members]).mean(0)

@@ -56,6 +56,6 @@ def check_whole(what: str, value: object, least: int) -> None:
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
     """A did-you-mean error for ``name``, which is not among the ``allowed`` names."""
     names = sorted(allowed)
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

@@ -74,11 +74,22 @@ class Draw:
         # 24 bits are exact in float32 and float64 alike, so that precision does not change the draw; float16 cannot
         # even hold 2^24.
         bits = _shift(derive(keys[:, None], index[None]), 40)
-        return (bits.to(torch.float32) / (1 << 24)).to(self.dtype).view(-1, *shape)
+        return (bits.to(torch.float32) / (1 << 24)).view(-1, *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) numbers, uniform in [low, high)."""
-        return low + (high - low) * self._uniform(self._keys, shape)
+        return low + (high - low) * self._uniform(self._keys, shape).to(self.dtype)
+
+    def normal(self, *shape: int, deviation: float = 1.0) -> Tensor:
+        """(B, *shape) numbers from a Gaussian around zero (Box and Muller, 1958); none is more than 5.8 deviations out.
+
+        They are rounded to float32 from float64: the last digit of a logarithm depends on the device and on where in
+        memory a number stands.
+        """
+        wide = torch.float32 if self._keys.device.type == "mps" else torch.float64
+        distance, angle = (self._uniform(self._keys, shape).to(wide) for _ in range(2))
+        numbers = torch.log1p(-distance).mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi).cos_())
+        return deviation * numbers.float().to(self.dtype)
 
     def integers(self, bound: Tensor) -> Tensor:
         """Whole numbers, uniform in 0 … bound-1, of the shape of ``bound`` (B, …)."""

@@ -1,6 +1,7 @@
 """The configuration of a run: YAML, command-line options and Python keywords become one checked value."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, cast
 
 import yaml
@@ -53,20 +54,42 @@ class RunConfig(BaseModel):
     @field_validator("surrogates", "targets", "attacks", "seeds", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """One name stands for a list of one; repetitions count once."""
-        return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else (value,)
+        """One name stands for a list of one, nothing for none; repetitions count once, however they are spaced."""
+        if value is None:
+            return ()
+        values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+        return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in values))
+
+    @field_validator("limit", "size", "eps", "iterations", "step_size", "batch", "pictures", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """YAML reads ``yes`` as true, which Python takes for 1."""
+        if isinstance(value, bool):
+            raise UsageError(f"{value} is no number")
+        return value
+
+    @field_validator("out")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @field_validator("eps")
     @classmethod
     def _radius(cls, value: float | str | None) -> float | str | None:
-        if value is not None and fraction(value, "eps") > 1:
-            radius = f"{fraction(value, 'eps'):g}"
-            raise UsageError(f"eps is {value}; images are in [0, 1], so write {radius}/255 for {radius} grey levels")
+        radius = 0.0 if value is None else fraction(value, "eps")
+        if radius > 1:
+            raise UsageError(
+                f"eps is {value}; images are in [0, 1], so write {radius:g}/255 for {radius:g} grey levels"
+            )
+        if 0 < radius < 1 / 255:
+            raise UsageError(f"eps is {value}; images have 8 bits, so allowed are 0 and budgets from 1/255")
         return value
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:
     """A checked configuration; UsageError with one sentence for the first thing that is wrong."""
+    # Options are spelled with dashes, and so may be keys.
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in values:
         if key not in RunConfig.model_fields:
             raise unknown("configuration key", key, RunConfig.model_fields)
@@ -79,7 +102,8 @@ def make_config(values: dict[str, Any]) -> RunConfig:
             raise UsageError(str(first["ctx"]["error"])) from None
         if first["type"] == "missing":
             raise UsageError(f"configuration lacks {key!r}; give it in the file or as an option") from None
-        raise UsageError(f"configuration key {key!r} is {first['input']!r}: {first['msg']}") from None
+        shown = shorten(repr(first["input"]), 80, placeholder="…")
+        raise UsageError(f"configuration key {key!r} is {shown}: {first['msg'].lower()}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

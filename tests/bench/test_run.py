@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segtrans import bench
+from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import runner
-from segtrans.errors import DataError, ModelError, SegtransError, UsageError
+from segtrans.bench.results import summary
+from segtrans.ensembles import MeanLogits
+from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
+from segtrans.spec import make_config
 
 CLASSES = 4
 
@@ -49,6 +53,9 @@ def toy(name: str, device: str = "cpu") -> SegModel:
     preprocessing = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     classes = CLASSES + 1 if kind == "wide" else CLASSES
     return SegModel(inner, classes, preprocessing=preprocessing, name=name, backbone=kind).to(device)
+
+
+BARE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +122,7 @@ def test_white_box_attack_hurts_most(go: Callable[..., dict[str, Any]]) -> None:
 
 def test_what_is_scored_is_what_is_on_disk(go: Callable[..., dict[str, Any]], data: Path, tmp_path: Path) -> None:
     result = go(attacks=["mi"], targets=["a:1"])
-    images = sorted((tmp_path / "run" / "images").rglob("seed0/*.png"))
+    images = sorted((tmp_path / "run" / "images").rglob("seed0-*/*.png"))
     assert len(images) == 6
     wrong = right = 0
     for path in images:
@@ -144,16 +151,165 @@ def test_finished_work_is_not_done_again(go: Callable[..., dict[str, Any]], monk
     def forbidden(*_: Any) -> None:
         raise AssertionError("work was done again")
 
-    monkeypatch.setattr(runner, "_work", forbidden)
-    monkeypatch.setattr(runner, "_clean", forbidden)
+    monkeypatch.setattr(runner._Work, "_craft", forbidden)
+    monkeypatch.setattr(runner, "_predict", forbidden)
     assert go()["cells"] == first["cells"]
+    assert go(targets=["b:2", "a:1"], attacks=["mi"], pictures=0)["cells"] == [
+        cell(first, attack="mi", target=target) for target in ("b:2", "a:1")
+    ]
     with pytest.raises(AssertionError, match="again"):
         go(eps="4/255")
 
 
+def test_a_new_target_is_scored_on_what_is_there(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fresh = go(attacks=["mi"], out=tmp_path / "fresh")
+    go(attacks=["mi"], targets=["a:1"])
+    monkeypatch.setattr(runner._Work, "_craft", lambda *_: pytest.fail("crafted again"))
+    again = go(attacks=["mi"], pictures=3)
+    assert again["cells"] == fresh["cells"]
+    for picture in again["pictures"]:
+        for row in ({**picture}, *picture["rows"]):
+            for path in (row["image"], *row["masks"].values()):
+                assert (tmp_path / "run" / path).is_file()
+
+
+def test_images_that_were_not_kept_are_crafted_again(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    fresh = go(attacks=["mi"], out=tmp_path / "fresh")
+    go(attacks=["mi"], targets=["a:1"], save_images=False, pictures=0)
+    assert not list((tmp_path / "run" / "images").rglob("seed0*/*.png"))
+    assert go(attacks=["mi"], save_images=False)["cells"] == fresh["cells"]
+
+
+def test_runs_with_other_settings_do_not_touch_each_other(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Resuming one of several runs in a folder finds its images, masks and scores as it left them."""
+    first = go(attacks=["mi"], size=24)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.png")}
+    other = go(attacks=["mi"], size=16, eps="16/255", pictures=2)
+    assert other["cells"] != first["cells"]
+    go(attacks=["noise"], size=24, targets=["a:1"])
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert go(attacks=["mi"], size=24)["cells"] == first["cells"]
+
+
+def test_lost_and_damaged_clean_masks_are_made_again(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    fresh = go(out=tmp_path / "fresh")
+    go(attacks=["noise"])
+    masks = sorted((tmp_path / "run" / "masks").rglob("clean-*/*.png"))
+    assert len(masks) == 3 * 6
+    masks[0].unlink()
+    masks[1].write_bytes(masks[1].read_bytes()[:40])
+    assert go()["cells"] == fresh["cells"]
+
+
+def test_another_structure_is_another_model(go: Callable[..., dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    """Weights of the same names and shapes do not make the same function."""
+
+    def variant(activation: nn.Module) -> SegModel:
+        inner = network(0)
+        inner[1] = activation
+        return SegModel(inner, CLASSES, preprocessing=BARE, name="own")
+
+    results = [
+        bench.run(
+            surrogates=["own"], models={"own": variant(activation)}, attacks=["noise"], quiet=True, pictures=0,
+            data=f"folder:{data}?classes={CLASSES}", out=tmp_path / "run",
+        )
+        for activation in (nn.ReLU(), nn.Sigmoid())
+    ]  # fmt: skip
+    assert results[0]["models"]["own"]["hash"] != results[1]["models"]["own"]["hash"]
+    assert results[0]["cells"] != results[1]["cells"]
+
+
+def test_own_models_and_attacks_take_part(data: Path, tmp_path: Path) -> None:
+    model = SegModel(network(0), CLASSES, preprocessing=BARE, name="mine")
+    values: dict[str, Any] = {"data": f"folder:{data}?classes={CLASSES}", "quiet": True, "pictures": 0}
+    result = bench.run(
+        surrogates=["mine"], targets=["mine", "a:1"], models={"mine": model}, out=tmp_path / "own",
+        attacks={"short": Attack(iterations=2)}, **values,
+    )  # fmt: skip
+    named = bench.run(
+        surrogates=["a:0"], targets=["a:0", "a:1"], attacks="bim(iterations=2)", out=tmp_path / "named", **values
+    )
+    numbers = ("miou_clean", "miou", "asr_miou", "asr_pixel")
+    for own, other in zip(result["cells"], named["cells"], strict=True):
+        assert [own[n] for n in numbers] == [other[n] for n in numbers]
+    assert [c["block"] for c in result["cells"]] == ["white box", "unknown backbone"]
+    assert result["attacks"]["short"]["provenance"] == "custom"
+    with pytest.raises(UsageError, match="limit given beside a configuration"):
+        bench.run(make_config({"surrogates": ["a:0"]}), limit=1)
+
+
+def test_ensembles_run_and_their_members_are_white_boxes(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str, device: str = "cpu") -> SegModel:
+        if name.startswith("mean:"):
+            return cast(SegModel, MeanLogits([toy(member) for member in name.removeprefix("mean:").split(",")]))
+        return toy(name)
+
+    monkeypatch.setattr(planning, "load_model", load)
+    result = go(surrogates=["mean:a:0,b:1"], targets=["a:0", "a:2", "c:3", "mean:b:1,a:0"], attacks=["mi"])
+    assert {c["target"]: c["block"] for c in result["cells"]} == {
+        "a:0": "white box",
+        "a:2": "same backbone",
+        "c:3": "other backbone",
+        "mean:b:1,a:0": "white box",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "block"),
+    [
+        ("resnet50", "resnet50", "same backbone"),
+        ("resnet50", "mobilenet_v2", "other backbone"),
+        ("mit_b0", "resnet50", "CNN ↔ transformer"),
+        ("mit_b0", "swin_t", "other backbone"),
+        ("resnet50", "", "unknown backbone"),
+        ("", "", "unknown backbone"),
+    ],
+)
+def test_blocks(ours: str, theirs: str, block: str, data: Path, tmp_path: Path) -> None:
+    models = {
+        name: SegModel(network(i), CLASSES, preprocessing=BARE, name=name, backbone=backbone)
+        for i, (name, backbone) in enumerate((("one", ours), ("two", theirs)))
+    }
+    result = bench.run(
+        surrogates=["one"], targets=["two"], models=models, attacks=["noise"], quiet=True, pictures=0,
+        data=f"folder:{data}?classes={CLASSES}", out=tmp_path / "run",
+    )  # fmt: skip
+    assert [c["block"] for c in result["cells"]] == [block]
+
+
+def test_a_target_that_fails_everywhere_does_not_stop_the_others(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(targets=["a:1", "broken:0"], attacks=["noise"])
+    assert [c["target"] for c in result["cells"]] == ["a:1"]
+    assert len(result["failures"]) == 6
+    assert all("broken:0" in f["reason"] for f in result["failures"])
+
+
+def test_an_undefined_cell_does_not_blank_the_average() -> None:
+    cells = [
+        {"attack": "mi", "block": "other backbone", "surrogate": "a", "target": t, "asr_miou": v, "asr_pixel": 0.5}
+        for t, v in (("b", 0.25), ("c", float("nan")), ("d", 0.75))
+    ]
+    (row,) = summary(cells)
+    assert (row["pairs"], row["asr_miou"], row["asr_pixel"]) == (2, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_for_results_must_be_possible(go: Callable[..., dict[str, Any]], tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"out is .*file.* is a file; give a folder"):
+        go(out=tmp_path / place)
+
+
 def test_a_damaged_shard_is_recomputed(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     first = go()
-    for path in (tmp_path / "run" / "units").iterdir():
+    shards = list((tmp_path / "run" / "units").rglob("*.safetensors"))
+    assert len(shards) == 3 + 3 + 3 * 3
+    for path in shards:
         raw = bytearray(path.read_bytes())
         raw[-3] ^= 1
         path.write_bytes(raw)
@@ -185,13 +341,18 @@ def test_images_a_model_fails_on_are_named_and_left_out(go: Callable[..., dict[s
 @pytest.mark.parametrize(
     ("values", "error", "match"),
     [
-        ({"surrogates": ["broken:0"]}, ModelError, "broken:0.*NaN"),
+        ({"surrogates": ["broken:0"], "targets": []}, ModelError, "broken:0.*NaN"),
         ({"targets": ["wide:0"]}, UsageError, "wide:0.*5 classes.*has 4.*label_map"),
         ({"eps": 8}, UsageError, "write 8/255"),
         ({"eps": "eight"}, UsageError, "eps is 'eight'"),
         ({"limit": 0}, UsageError, "limit"),
         ({"attacks": ["segtrans", "segtran"]}, UsageError, "did you mean segtrans"),
-        ({"device": "gpu"}, SegtransError, "device 'gpu'"),
+        ({"device": "gpu"}, UsageError, "unknown device 'gpu'.*cpu"),
+        ({"device": "meta"}, UsageError, "unknown device 'meta'"),
+        ({"eps": "1/300"}, UsageError, "allowed are 0 and budgets from 1/255"),
+        ({"eps": "1e400"}, UsageError, "eps is '1e400'"),
+        ({"eps": True}, UsageError, "True is no number"),
+        ({"step_size": 2}, UsageError, "write 2/255"),
         ({"data": "voc:/nowhere"}, DataError, "/nowhere"),
         ({"iteration": 3}, UsageError, "did you mean iterations"),
         ({"surrogates": []}, UsageError, "surrogates"),
@@ -208,17 +369,17 @@ def test_bad_input_is_one_sentence(
 def test_interrupt_finishes_the_unit_and_keeps_it(
     go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = runner._work
+    work = runner._Work._craft
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(self: runner._Work) -> None:
         signal.raise_signal(signal.SIGINT)
-        return work(*arguments)
+        work(self)
 
-    monkeypatch.setattr(runner, "_work", interrupted)
+    monkeypatch.setattr(runner._Work, "_craft", interrupted)
     result = go()
     assert result["interrupted"]
     assert {c["attack"] for c in result["cells"]} == {"noise"}
-    monkeypatch.setattr(runner, "_work", work)
+    monkeypatch.setattr(runner._Work, "_craft", work)
     again = go()
     assert {c["attack"] for c in again["cells"]} == {"noise", "mi", "segtrans"}
     assert not again["interrupted"]
@@ -229,7 +390,7 @@ def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: 
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(runner, "_work", interrupted)
+    monkeypatch.setattr(runner._Work, "_craft", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         go()

@@ -16,7 +16,7 @@ from segtrans.gradients import Momentum, Nesterov, Smooth
 from segtrans.objectives import CosPGD, CrossEntropy, SegPGD
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
-from segtrans.transforms import Remap, Rescale, Resize, Scale
+from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
 from toys import Context, images, labels
 
 each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
@@ -45,6 +45,10 @@ each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
         ("remap(scale=(1/2, 2), flip='none')", Attack(transforms=(Remap(scale=(0.5, 2), flip="none"),))),
         ("resize(scale=[0.5, 1.0])", Attack(transforms=(Resize(scale=(0.5, 1.0)),))),
         ("pgd(random_start=False)", Attack()),
+        (
+            "admix(share=0.1, iterations=2, copies=1)",
+            Attack(transforms=(Admix(share=0.1, copies=1), Scale()), gradients=(Momentum(),), iterations=2),
+        ),
         ("smooth(size=5) + scale(copies=3)", Attack(gradients=(Smooth(size=5),), transforms=(Scale(copies=3),))),
     ],
 )
@@ -88,8 +92,10 @@ def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:
     [
         ("segpdg", "unknown attack or part 'segpdg'; did you mean segpgd"),
         ("mi + re-map", "unknown attack or part 're-map'; did you mean remap"),
-        ("qqqq", "unknown attack or part 'qqqq'; known: a"),
+        ("qqqq", "unknown attack or part 'qqqq'; known: adam, adaptive, admix"),
         ("remap(gird=2)", "unknown setting of remap 'gird'; did you mean grid?"),
+        ("admix(shape=2)", "unknown setting of admix 'shape'; did you mean share?"),
+        ("admix(share=2)", "Admix share is 2; allowed are numbers from 0 to 1"),
         ("mi(iteration=2)", "unknown setting of mi 'iteration'; did you mean iterations?"),
         ("mi(objective=3)", "unknown setting of mi 'objective'; known: iterations, random_start, step_size"),
         ("mi(threat='x')", "unknown setting of mi 'threat'"),

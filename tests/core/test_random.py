@@ -83,6 +83,44 @@ def test_bounds() -> None:
     assert 0.49 < numbers.max() < 0.5
 
 
+def test_normal_numbers_are_normal_and_unrelated() -> None:
+    numbers = draw(200).normal(500)
+    assert numbers.shape == (200, 500)
+    assert numbers.mean() == pytest.approx(0, abs=0.01)
+    assert numbers.std() == pytest.approx(1, abs=0.01)
+    assert numbers.pow(3).mean() == pytest.approx(0, abs=0.05)
+    assert numbers.pow(4).mean() == pytest.approx(3, abs=0.1)
+    expected = torch.special.ndtr(torch.linspace(-3, 3, 13, dtype=torch.float64))
+    found = (numbers.flatten() < torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None]).double().mean(1)
+    assert (found - expected).abs().max() < 0.005
+    assert 4 < numbers.abs().max() < 5.8
+    for one, other in (
+        (numbers[1:], numbers[:-1]),
+        (numbers[:, 1:], numbers[:, :-1]),
+        (numbers, draw(200, seed=1).normal(500)),
+    ):
+        assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.015
+    assert torch.allclose(draw(3).normal(4, deviation=0.1), 0.1 * draw(3).normal(4))
+
+
+def test_normal_numbers_are_those_of_box_and_muller() -> None:
+    numbers = draw(2)
+    distance, angle = numbers.uniform(5), numbers.uniform(5)
+    expected = (-2 * (1 - distance).log()).sqrt() * (2 * torch.pi * angle).cos()
+    assert torch.allclose(draw(2).normal(5), expected, rtol=1e-6)
+    again = draw(2)
+    assert not (again.normal(5) == again.normal(5)).any()
+    assert torch.equal(draw(4).normal(5)[:2], draw(2).normal(5))
+    assert torch.equal(draw(1).normal(4001)[:, :7], draw(1).normal(7)), "whatever the place in memory"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_precision_does_not_change_normal_numbers(dtype: torch.dtype) -> None:
+    exact, rounded = draw(3).normal(500), draw(3, dtype=dtype).normal(500)
+    assert rounded.dtype == dtype
+    assert torch.equal(rounded, exact.to(dtype))
+
+
 def test_integers() -> None:
     bound = torch.tensor([[1, 2], [5, 1000]]).expand(500, 2, 2)
     found = draw(500).integers(bound)

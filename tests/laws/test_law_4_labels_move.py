@@ -2,7 +2,8 @@
 
 Every label becomes a channel of an image that is one where the label is; image and labels then go through the
 transformation together. Where only one channel has arrived, the label must be that channel's, elsewhere it must be one
-of those that arrived; void may be introduced only where nothing arrived.
+of those that arrived; void may be introduced only where nothing arrived. Transformations that repaint pixels beyond
+recognition must leave labels alone, and what becomes of a pixel must depend on that pixel most.
 """
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from segtrans.catalogue import ENTRIES
 from segtrans.data.base import VOID
 from segtrans.transforms import Transform
-from toys import draw, each_transform, labels
+from toys import REPAINTING, draw, each_recognisable, each_repainting, images, labels
 
 # Three channels are three labels, one of them void.
 VALUES = torch.tensor([0, 1, VOID])
@@ -42,7 +43,7 @@ def check(transform: Transform, y: Tensor, dtype: torch.dtype, seed: int, copy: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
-@each_transform
+@each_recognisable
 def test_labels_move_with_pixels(transform: Transform, batch: int, size: tuple[int, int], dtype: torch.dtype) -> None:
     y = labels(batch, size, values=VALUES.tolist(), block=9)
     for seed, copy in ((0, 0), (1, 0), (2, transform.copies - 1)):
@@ -50,7 +51,12 @@ def test_labels_move_with_pixels(transform: Transform, batch: int, size: tuple[i
         assert pure > 0.1 or min(size) < 10, "the check must have something to check"
 
 
-USED = {f"{name}: {t!r}": t for name, entry in ENTRIES.items() for t in entry.attack.transforms}
+USED = {
+    f"{name}: {t!r}": t
+    for name, entry in ENTRIES.items()
+    for t in entry.attack.transforms
+    if not isinstance(t, REPAINTING)
+}
 
 
 @pytest.mark.parametrize("transform", USED.values(), ids=USED)
@@ -60,7 +66,7 @@ def test_labels_move_with_the_catalogues_settings(transform: Transform) -> None:
         check(transform, y, torch.float32, 0, copy)
 
 
-@each_transform
+@each_recognisable
 def test_every_label_keeps_its_colour(transform: Transform) -> None:
     """Full-size patches of one grey level per class: the label tells the grey level, whatever happened to place."""
     y = torch.zeros(2, 48, 64, dtype=torch.int64)
@@ -77,7 +83,7 @@ def test_every_label_keeps_its_colour(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
-@each_transform
+@each_recognisable
 def test_labels_are_read_at_the_pixels_centre(transform: Transform, axis: int) -> None:
     """Grey level and label are both the row (column) they come from, so where they arrive they differ by half at most;
     only an antialiased border leans inwards.
@@ -93,3 +99,17 @@ def test_labels_are_read_at_the_pixels_centre(transform: Transform, axis: int) -
         position = 100 * image[:, 0][inside] / image[:, 1][inside]
         near = (position - label[inside]).abs() <= 0.5 + 1e-6
         assert near.double().mean() > 0.9
+
+
+@each_repainting
+def test_repainted_pixels_stay_where_their_labels_are(transform: Transform) -> None:
+    height, width = 9, 13
+    x, y = images(1, (height, width)).requires_grad_(), labels(1, (height, width))
+    image, label = transform(x, y, draw(1))
+    assert torch.equal(label, y)
+    own = 0
+    for place in range(height * width):
+        (gradient,) = torch.autograd.grad(image[0, 0].flatten()[place], x, retain_graph=True)
+        own += int(gradient[0, 0].abs().argmax()) == place
+    # Random frequencies drown a few pixels in their surroundings.
+    assert own > 0.9 * height * width

@@ -25,6 +25,10 @@ NEUTRAL_TRANSFORMS = (
     "resize(scale=(1, 1), probability=1)",
     "rescale(scale=(1, 1))",
     "scale(copies=1)",
+    "uniformscale(copies=1, scale=(1, 1))",
+    "mixmask(copies=1, strength=0)",
+    "spectrum(copies=1, rho=0, sigma=0)",
+    "stylemix(copies=1, keep=1, noise=0)",
 )
 NEUTRAL = (*NEUTRAL_TRANSFORMS, "momentum(decay=0)", "nesterov(decay=0)", "smooth(size=1)", "smooth(size=1, sigmas=9)")
 

@@ -53,7 +53,6 @@ def make_run(
         "data": {
             "name": "made up",
             "images": 7,
-            "pictured": list(images),
             "classes": list(CLASSES) if labelled else [],
             "palette": [[40 * i, 200 - 40 * i, 128] for i in range(len(CLASSES))] if labelled else [],
             "reference": "masks" if labelled else "each target's own clean prediction",
@@ -72,6 +71,7 @@ def make_run(
         },
         "attacks": {name: _attack(name) for name in attacks},
         "cells": cells,
+        "pictures": [],
         "costs": [
             {
                 "surrogate": s,
@@ -94,9 +94,9 @@ def make_run(
         "interrupted": False,
         "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False},
     }
-    write_json(root / "result.json", document)
     for image, size in images.items():
-        _draw(Store(root), random, document, image, size)
+        document["pictures"] += _draw(root, random, document, image, size)
+    write_json(root / "result.json", document)
     return document
 
 
@@ -143,28 +143,56 @@ def _attack(name: str) -> dict[str, Any]:
 
 
 def _draw(
-    store: Store, random: np.random.Generator, document: dict[str, Any], image: str, size: tuple[int, int]
-) -> None:
-    """A sky-like image, blobs as masks that attacks shift, and a ground truth with a void rim."""
+    root: Path, random: np.random.Generator, document: dict[str, Any], image: str, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """A sky-like image, blobs as masks that attacks shift, and a ground truth with a void rim; what tells of them."""
     height, width = size
     y, x = np.mgrid[:height, :width] / max(size)
     clean = np.stack([60 + 150 * y, 90 + 120 * x, 200 - 100 * y], -1).astype(np.uint8)
-    write_image(store.clean_image_path(image), clean)
+    store = Store(root)
+
+    def picture(folder: str, pixels: np.ndarray) -> str:
+        path = store.png(folder, image)
+        write_image(path, pixels)
+        return path.relative_to(root).as_posix()
+
+    def mask(folder: str, ids: np.ndarray) -> str:
+        path = store.png(folder, image)
+        store.write_mask(path, torch.from_numpy(ids))
+        return path.relative_to(root).as_posix()
+
+    labels = None
     if document["data"]["reference"] == "masks":
         label = _blob(y, x, 0.4, 1)
         label[:2] = 255
-        store.write_mask(store.label_path(image), torch.from_numpy(label))
-    models = list(document["models"])
-    for i, model in enumerate(models):
-        store.write_mask(store.clean_mask_path(model, image), torch.from_numpy(_blob(y, x, 0.4, 1 + i % 2)))
-    seed = document["config"]["seeds"][0]
+        labels = mask("masks/labels", label)
+    models = {model: f"model{i}" for i, model in enumerate(document["models"])}
+    found = []
     for surrogate in document["config"]["surrogates"]:
-        for attack in document["attacks"]:
+        rows = []
+        for number, attack in enumerate(document["attacks"]):
             moved = np.clip(clean + random.integers(-8, 9, clean.shape), 0, 255).astype(np.uint8)
-            write_image(store.image_path(surrogate, attack, seed, image), moved)
-            for model in models:
-                mask = _blob(y, x, float(random.uniform(0.2, 0.6)), int(random.integers(1, len(CLASSES))))
-                store.write_mask(store.mask_path(model, surrogate, attack, seed, image), torch.from_numpy(mask))
+            folder = f"{models[surrogate]}/attack{number}"
+            masks = {
+                model: mask(
+                    f"masks/{short}/{folder}",
+                    _blob(y, x, float(random.uniform(0.2, 0.6)), int(random.integers(1, len(CLASSES)))),
+                )
+                for model, short in models.items()
+            }
+            rows.append({"attack": attack, "image": picture(f"images/{folder}", moved), "masks": masks})
+        before = {m: mask(f"masks/{s}/clean", _blob(y, x, 0.4, 1 + i % 2)) for i, (m, s) in enumerate(models.items())}
+        found.append(
+            {
+                "name": image,
+                "surrogate": surrogate,
+                "image": picture("images/clean", clean),
+                "labels": labels,
+                "masks": before,
+                "rows": rows,
+            }
+        )
+    return found
 
 
 def _blob(y: np.ndarray, x: np.ndarray, radius: float, value: int) -> np.ndarray:

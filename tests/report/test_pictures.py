@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from synthetic_run import CLASSES, make_run
 
-from segtrans.bench.store import Store
 from segtrans.data.base import colours
 from segtrans.errors import DataError
 from segtrans.io import write_json
@@ -59,9 +58,9 @@ def test_nothing_touches_the_margin(tmp_path: Path, shape: tuple[int, int], mode
 
 def test_perturbation_and_masks_are_what_lies_in_the_folder(tmp_path: Path) -> None:
     document = make_run(tmp_path, surrogates=["zoo:one"], targets=["zoo:one"], attacks=["mi"], images={"x": (300, 300)})
-    store = Store(tmp_path)
-    clean = np.asarray(Image.open(store.clean_image_path("x"))).astype(int)
-    moved = np.asarray(Image.open(store.image_path("zoo:one", "mi", 0, "x"))).astype(int)
+    (picture,) = document["pictures"]
+    clean = np.asarray(Image.open(tmp_path / picture["image"])).astype(int)
+    moved = np.asarray(Image.open(tmp_path / picture["rows"][0]["image"])).astype(int)
     page = np.asarray(Image.open(draw_pictures(tmp_path)[0].path)).astype(int)
     # A square image of 300 pixels is shown as it is, so its tiles are found pixel by pixel.
     expected = np.clip(128 + 10 * (moved - clean), 0, 255)
@@ -72,7 +71,6 @@ def test_perturbation_and_masks_are_what_lies_in_the_folder(tmp_path: Path) -> N
         if (page[y : y + 300, x : x + 300] == expected).all()
     }
     assert len(places) == 1
-    assert document["data"]["pictured"] == ["x"]
 
 
 def test_ground_truth_is_shown_where_there_is_one(tmp_path: Path) -> None:
@@ -86,10 +84,10 @@ def test_ground_truth_is_shown_where_there_is_one(tmp_path: Path) -> None:
 def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={"cat": (40, 60), "dog": (40, 60)}, attacks=["mi", "di"])
     full = size(draw_pictures(tmp_path)[0].path)
-    store = Store(tmp_path)
-    store.mask_path("zoo:voc/three", "zoo:voc/one", "di", 0, "cat").unlink()
-    store.clean_image_path("dog").unlink()
-    document["costs"] = [unit for unit in document["costs"] if unit["surrogate"] == "zoo:voc/one"]
+    pictures = {(picture["name"], picture["surrogate"]): picture for picture in document["pictures"]}
+    (tmp_path / pictures["cat", "zoo:voc/one"]["rows"][1]["masks"]["zoo:voc/three"]).unlink()
+    (tmp_path / pictures["dog", "zoo:voc/one"]["image"]).unlink()
+    document["pictures"] = [picture for picture in document["pictures"] if picture["surrogate"] == "zoo:voc/one"]
     write_json(tmp_path / "result.json", document)
     (drawn,) = draw_pictures(tmp_path)
     assert (drawn.image, drawn.surrogate) == ("cat", "zoo:voc/one")
@@ -111,8 +109,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("[]")
     with pytest.raises(DataError, match="not the result of a run"):
         draw_pictures(tmp_path)
-    make_run(tmp_path)
-    Store(tmp_path).clean_image_path("cat").write_bytes(b"no image")
+    document = make_run(tmp_path)
+    (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):
         draw_pictures(tmp_path)
 

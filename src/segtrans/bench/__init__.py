@@ -1,34 +1,54 @@
 """The main job: surrogates × attacks × targets × images, planned, done, kept and tabulated."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from segtrans.attack import Attack
 from segtrans.bench.plan import Plan, Unit, make_plan
 from segtrans.bench.results import as_csv, document
 from segtrans.bench.runner import Outcome, execute
 from segtrans.data import Dataset
+from segtrans.errors import UsageError
 from segtrans.io import write_json, write_text
+from segtrans.models import SegModel
 from segtrans.spec import RunConfig, make_config
 
 __all__ = ["Outcome", "Plan", "RunConfig", "Unit", "execute", "make_plan", "run", "save"]
 
 
 def run(
-    config: RunConfig | None = None, *, data: Dataset | str | None = None, quiet: bool = False, **values: Any
+    config: RunConfig | None = None,
+    *,
+    data: Dataset | str | None = None,
+    models: Mapping[str, SegModel] | None = None,
+    attacks: Mapping[str, Attack] | list[str] | tuple[str, ...] | str | None = None,
+    quiet: bool = False,
+    **values: Any,
 ) -> dict[str, Any]:
-    """Do a run and return its document; the same as ``segtrans run``.
+    """Do a run and return its document, as ``segtrans run`` does; :func:`segtrans.report.write_report` adds the page.
 
     Args:
         config: a checked configuration, or give its keys as keywords: ``run(surrogates=[…], targets=[…], …)``.
         data: a data set of your own in place of the one the configuration names, or another name.
+        models: models of your own, by names that ``surrogates`` and ``targets`` use.
+        attacks: names as in a configuration, or attacks of your own by name.
         quiet: no progress bars.
 
     Returns:
         The document that is also written to ``OUT/result.json``, with its cells in ``OUT/cells.csv``.
+
+    Raises:
+        UsageError: a configuration and keywords beside it, or what :func:`make_plan` refuses.
     """
+    own_attacks = attacks if isinstance(attacks, Mapping) else None
+    if attacks is not None:
+        values["attacks"] = list(attacks) if isinstance(attacks, Mapping) else attacks
+    if config is not None and values:
+        raise UsageError(f"{', '.join(values)} given beside a configuration; put everything into one of the two")
     config = make_config(values) if config is None else config
     if isinstance(data, str):
         config, data = config.model_copy(update={"data": data}), None
-    plan = make_plan(config, data)
+    plan = make_plan(config, data, models, own_attacks)
     return save(plan, execute(plan, quiet=quiet))
 
 

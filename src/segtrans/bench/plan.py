@@ -1,9 +1,12 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
 import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,30 +15,32 @@ from segtrans.attack import Attack
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
-from segtrans.errors import MissingError, ModelError, UsageError
+from segtrans.errors import MissingError, ModelError, UsageError, unknown
 from segtrans.io import file_hash
 from segtrans.models import SegModel, load_model
 from segtrans.spec import RunConfig
 
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
+NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "listing.py"})
+"""Parts of this package that show results and decide none."""
+
 
 @dataclass(frozen=True)
 class Unit:
-    """What is done or not done as a whole: one attack on one surrogate with one seed, scored on every target."""
+    """What is crafted or not crafted as a whole: one attack on one surrogate with one seed."""
 
     surrogate: str
     attack: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{slug(self.surrogate)}--{slug(self.attack)}--seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
     """A run with all its values at hand.
 
-    ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes.
+    ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes,
+    and ``functions`` what each of its members does, which is the model itself unless it is an ensemble.
     """
 
     config: RunConfig
@@ -45,6 +50,8 @@ class Plan:
     attacks: dict[str, Attack]
     device: torch.device
     store: Store
+    surroundings: str
+    functions: dict[str, frozenset[str]]
 
     @property
     def surrogates(self) -> tuple[str, ...]:
@@ -64,44 +71,106 @@ class Plan:
         """Whether the images have masks; without them each target's own clean prediction is the reference."""
         return bool(self.data.classes)
 
+    @property
+    def pictured(self) -> list[str]:
+        """The images that are drawn with masks."""
+        return [item.name for item in self.data.items[: self.config.pictures]]
+
+    def images_identity(self) -> str:
+        """Everything that decides what models are shown: the data and their size."""
+        return fingerprint([self.hashes["data"], self.config.size])
+
     def clean_identity(self, model: str) -> str:
         """Everything that decides a model's clean predictions."""
-        return fingerprint([self._common(), self.hashes[model]])
+        return fingerprint([self.images_identity(), self.surroundings, self.hashes[model]])
 
     def unit_identity(self, unit: Unit) -> str:
-        """Everything that decides a unit's numbers; batch, chunk and device memory do not."""
-        targets = [[name, self.hashes[name]] for name in self.targets]
+        """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
         attack = repr(self.attacks[unit.attack])
-        pictures = [self.config.pictures, self.config.save_images]
-        return fingerprint([self._common(), self.hashes[unit.surrogate], attack, unit.seed, targets, pictures])
+        return fingerprint([self.clean_identity(unit.surrogate), attack, unit.seed])
 
-    def _common(self) -> list[Any]:
-        return [self._data_hash, self.config.size, self.device.type, torch.__version__, segtrans.__version__]
+    def score_identity(self, unit: Unit, target: str) -> str:
+        """Everything that decides a unit's score on a target."""
+        return fingerprint([self.unit_identity(unit), self.hashes[target]])
 
-    @property
-    def _data_hash(self) -> str:
-        return self.hashes["data"]
+    def images_folder(self) -> str:
+        return f"images/clean-{self.images_identity()[:8]}"
+
+    def labels_folder(self) -> str:
+        return f"masks/labels-{self.images_identity()[:8]}"
+
+    def clean_folder(self, model: str) -> str:
+        return f"masks/{slug(model)}/clean-{self.clean_identity(model)[:8]}"
+
+    def unit_folder(self, unit: Unit) -> str:
+        """Where a unit's adversarial images lie."""
+        return f"images/{slug(unit.surrogate)}/{slug(unit.attack)}/seed{unit.seed}-{self.unit_identity(unit)[:8]}"
+
+    def masks_folder(self, unit: Unit, model: str) -> str:
+        """Where a model's masks of a unit's pictured images lie."""
+        kept = f"seed{unit.seed}-{self.score_identity(unit, model)[:8]}"
+        return f"masks/{slug(model)}/{slug(unit.surrogate)}/{slug(unit.attack)}/{kept}"
+
+    def unit_name(self, unit: Unit) -> str:
+        short = self.unit_identity(unit)[:8]
+        return f"{slug(unit.surrogate)}--{slug(unit.attack)}--seed{unit.seed}-{short}"
+
+    def score_name(self, unit: Unit, target: str) -> str:
+        return f"{self.unit_name(unit)}/{slug(target)}-{self.hashes[target][:8]}"
 
 
-def make_plan(config: RunConfig, data: Dataset | None = None) -> Plan:
-    """Resolve every name of a configuration; ``data`` takes the place of the data set it names.
+def make_plan(
+    config: RunConfig,
+    data: Dataset | None = None,
+    models: Mapping[str, SegModel] | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+) -> Plan:
+    """Resolve every name of a configuration.
+
+    ``data`` takes the place of the data set it names, ``models`` and ``attacks`` hold what some of its names stand for.
 
     Raises:
         UsageError: an unknown name, or models and data whose classes do not agree.
         DataError: data that is not there. MissingError: weights, an extra or a device that is not there.
     """
+    check_writable(config.out)
     device = pick_device(config.device)
-    attacks = {
-        name: read_attack(name).configured(eps=config.eps, iterations=config.iterations, step_size=config.step_size)
+    known_models, known_attacks = dict(models or {}), dict(attacks or {})
+    found_attacks = {
+        name: (known_attacks.get(name) or read_attack(name)).configured(
+            eps=config.eps, iterations=config.iterations, step_size=config.step_size
+        )
         for name in config.attacks
     }
     data = (data or load_data(config.data)).take(config.limit)
     names = dict.fromkeys((*config.surrogates, *config.targets))
-    models = {name: load_model(name, device=str(device)) for name in names}
-    check_classes(models, data)
-    hashes = {name: model_hash(model) for name, model in models.items()}
+    found_models = {
+        name: known_models[name].to(device) if name in known_models else load_model(name, device=str(device))
+        for name in names
+    }
+    check_classes(found_models, data)
+    hashes = {name: model_hash(model) for name, model in found_models.items()}
     hashes["data"] = data_hash(data)
-    return Plan(config, data, models, hashes, attacks, device, Store(config.out))
+    return Plan(
+        config=config,
+        data=data,
+        models=found_models,
+        hashes=hashes,
+        attacks=found_attacks,
+        device=device,
+        store=Store(config.out),
+        surroundings=surroundings(device),
+        functions={name: frozenset(map(model_hash, members(model))) for name, model in found_models.items()},
+    )
+
+
+def check_writable(out: Path) -> None:
+    """UsageError unless a folder can be made at ``out``, before any work is done for it."""
+    existing = next(path for path in (out, *out.resolve().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"out is {out}, but {existing} is a file; give a folder for results")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"out is {out}, but {existing} may not be written to; give a folder for results")
 
 
 def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
@@ -122,7 +191,10 @@ def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
 
 def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is the GPU where there is one."""
-    if name == "auto":
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    if kind == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -133,21 +205,51 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def surroundings(device: torch.device) -> str:
+    """What decides numbers beside models, data and settings: this package's source, libraries, the kind of device."""
+    root = Path(segtrans.__file__).parent
+    sources = sorted(path.relative_to(root) for path in root.rglob("*.py"))
+    code = [[path.as_posix(), file_hash(root / path)] for path in sources if path.parts[0] not in NOT_DECIDING]
+    return fingerprint([code, versions(), device.type])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers may depend on."""
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # transformers is an extra
+            found[name] = version(name)
+    return found
+
+
+def members(model: SegModel) -> list[SegModel]:
+    """The models of an ensemble, or the model alone."""
+    return list(getattr(model, "members", (model,)))
+
+
 def model_hash(model: SegModel) -> str:
-    """What a model computes: its weights, its preprocessing and its label map."""
-    described = (type(model.network).__name__, model.preprocessing, model.classes, model.label_map)
+    """What a model computes: its structure, its weights, its preprocessing and its label map."""
+    parts = members(model)
+    if parts != [model]:
+        return fingerprint([type(model).__name__, *map(model_hash, parts)])
+    network = model.network
+    # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
+    described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
     digest = hashlib.sha256(repr(described).encode())
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def data_hash(data: Dataset) -> str:
-    """Names and bytes of every image and mask, and how masks are read; a missing file counts as missing."""
+    """Names and bytes of every image and mask, and how masks are read; what cannot be read counts as missing."""
 
     def of(path: Path | None) -> str:
-        return file_hash(path) if path is not None and path.is_file() else ""
+        try:
+            return "" if path is None else file_hash(path)
+        except OSError:
+            return ""
 
     files = [[item.name, of(item.image), of(item.mask)] for item in data.items]
     return fingerprint([data.name, data.max_side, data.classes, data.values, files])

@@ -13,23 +13,27 @@ from typing import Any
 import torch
 
 import segtrans
-from segtrans.bench.plan import Plan, Unit
+from segtrans.bench.plan import Plan, Unit, members, versions
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard
 from segtrans.catalogue import ENTRIES
 from segtrans.metrics import HEADLINES, Counts
+from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
 
 WHITE_BOX, SAME_BACKBONE, OTHER_BACKBONE = "white box", "same backbone", "other backbone"
+OTHER_FAMILY, UNKNOWN_BACKBONE = "CNN ↔ transformer", "unknown backbone"
+TRANSFER = (OTHER_BACKBONE, OTHER_FAMILY, UNKNOWN_BACKBONE, SAME_BACKBONE)
+"""Blocks of transfer, from what matters most; pairs of a CNN and a CNN, or of two transformers, are the first."""
 
 
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
     cells = [
         cell
-        for unit, shard in outcome.units.items()
-        for number, target in enumerate(plan.targets)
-        if (cell := _cell(plan, unit, shard, number, target)) is not None
+        for unit in outcome.units
+        for target in plan.targets
+        if (cell := _cell(plan, unit, outcome.scores[unit, target], target)) is not None
     ]
     return _without_nan(
         {
@@ -38,7 +42,6 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             "data": {
                 "name": plan.data.name,
                 "images": len(plan.data),
-                "pictured": [item.name for item in plan.data.items[: plan.config.pictures]],
                 "classes": list(plan.data.classes),
                 "palette": [list(colour) for colour in plan.data.palette],
                 "reference": "masks" if plan.labelled else "each target's own clean prediction",
@@ -47,6 +50,7 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             "models": {name: _model(plan, name) for name in plan.models},
             "attacks": {name: _attack(plan, name) for name in plan.config.attacks},
             "cells": cells,
+            "pictures": _pictures(plan, outcome),
             "costs": [_cost(plan, unit, shard) for unit, shard in outcome.units.items()],
             "summary": summary(cells),
             "failures": [asdict(failure) for failure in outcome.failures],
@@ -55,36 +59,79 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "device": str(plan.device),
-                "tf32": torch.backends.cuda.matmul.allow_tf32,
+                "threads": torch.get_num_threads(),
+                "tf32": False,
+                "libraries": versions(),
             },
         }
     )
 
 
-def _cell(plan: Plan, unit: Unit, shard: Shard, number: int, target: str) -> dict[str, Any] | None:
-    if f"{number}.attacked" not in shard.tensors:
+def _cell(plan: Plan, unit: Unit, shard: Shard, target: str) -> dict[str, Any] | None:
+    if not shard.tensors:
         return None
-    names = ("clean", "attacked", "flipped", "changed")
-    counts = Counts(**{name: shard.tensors[f"{number}.{name}"].long() for name in names})
-    intervals = {f"{name}_interval": list(ends) for name, ends in counts.intervals().items()}
+    counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
+    # Where a model's own prediction is the reference, classes that only the attack brought up are no part of it.
+    present = not plan.labelled
+    intervals = {f"{name}_interval": list(ends) for name, ends in counts.intervals(present=present).items()}
     return {
         "surrogate": unit.surrogate,
         "target": target,
         "attack": unit.attack,
         "seed": unit.seed,
         "block": _block(plan, unit.surrogate, target),
-        "images": len(counts),
-        **counts.measures(),
+        "images": counts.counted,
+        **counts.measures(present=present),
         **intervals,
     }
 
 
 def _block(plan: Plan, surrogate: str, target: str) -> str:
-    """Transfer within a backbone is nearly a white-box attack, so it is never averaged with the rest."""
-    if plan.hashes[surrogate] == plan.hashes[target]:
+    """Transfer within a backbone is nearly a white-box attack, and between CNNs and transformers another matter than
+    among CNNs, so these are never averaged. An ensemble counts as whichever of its members is nearest.
+    """
+    if plan.functions[surrogate] & plan.functions[target]:
         return WHITE_BOX
-    ours, theirs = plan.models[surrogate].backbone, plan.models[target].backbone
-    return SAME_BACKBONE if ours and ours == theirs else OTHER_BACKBONE
+    ours, theirs = ({member.backbone for member in members(plan.models[name])} for name in (surrogate, target))
+    if (ours & theirs) - {""}:
+        return SAME_BACKBONE
+    if "" in ours | theirs:
+        return UNKNOWN_BACKBONE
+    return OTHER_BACKBONE if {*map(is_transformer, ours)} & {*map(is_transformer, theirs)} else OTHER_FAMILY
+
+
+def _pictures(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
+    """Where the images and masks of each pictured image lie, per surrogate, for the run's first seed."""
+    found: list[dict[str, Any]] = []
+    for image in plan.pictured:
+        for surrogate in plan.surrogates:
+            names = list(dict.fromkeys((surrogate, *plan.targets)))
+            rows = [
+                {
+                    "attack": unit.attack,
+                    "image": _relative(plan, plan.unit_folder(unit), image),
+                    "masks": {name: _relative(plan, plan.masks_folder(unit, name), image) for name in names},
+                }
+                for unit, crafted in outcome.units.items()
+                if (unit.surrogate, unit.seed) == (surrogate, plan.config.seeds[0])
+                and image in crafted.header["images"]
+            ]
+            if rows:
+                found.append(
+                    {
+                        "name": image,
+                        "surrogate": surrogate,
+                        "image": _relative(plan, plan.images_folder(), image),
+                        "labels": _relative(plan, plan.labels_folder(), image) if plan.labelled else None,
+                        "masks": {name: _relative(plan, plan.clean_folder(name), image) for name in names},
+                        "rows": rows,
+                    }
+                )
+    return found
+
+
+def _relative(plan: Plan, folder: str, image: str) -> str:
+    return plan.store.png(folder, image).relative_to(plan.store.root).as_posix()
 
 
 def _cost(plan: Plan, unit: Unit, shard: Shard) -> dict[str, Any]:
@@ -133,7 +180,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per attack and block, the mean of each headline measure over pairs of models and seeds."""
+    """Per attack and block, the mean of each headline measure over pairs of models and seeds where it is defined."""
     groups: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         groups[cell["attack"], cell["block"]].append(cell)
@@ -141,11 +188,19 @@ def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "attack": attack,
             "block": block,
-            "pairs": len({(cell["surrogate"], cell["target"]) for cell in group}),
-            **{name: statistics.fmean(cell[name] for cell in group) for name in HEADLINES},
+            "pairs": len({(cell["surrogate"], cell["target"]) for cell in group if _defined(cell, HEADLINES[0])}),
+            **{name: _mean([cell[name] for cell in group if _defined(cell, name)]) for name in HEADLINES},
         }
         for (attack, block), group in groups.items()
     ]
+
+
+def _defined(cell: dict[str, Any], name: str) -> bool:
+    return cell[name] is not None and not math.isnan(cell[name])
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
 
 
 def _without_nan(value: Any) -> Any:

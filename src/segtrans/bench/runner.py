@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -18,8 +19,8 @@ from segtrans.bench.plan import Plan, Unit
 from segtrans.bench.store import Shard, slug
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ModelError
-from segtrans.io import to_pixels, to_tensor, write_image
-from segtrans.metrics import Counts, confusion
+from segtrans.io import Pixels, read_image, to_pixels, to_tensor, write_image
+from segtrans.metrics import Counts
 from segtrans.models import SegModel
 
 
@@ -34,10 +35,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: a clean shard per model, a shard per finished unit, failures, and whether it was stopped."""
+    """What a run left: a clean shard per model, a crafted shard per finished unit, a score per unit and target,
+    failures, and whether it was stopped.
+    """
 
     clean: dict[str, Shard]
     units: dict[Unit, Shard]
+    scores: dict[tuple[Unit, str], Shard]
     failures: tuple[Failure, ...] = ()
     interrupted: bool = False
     resumed: int = 0
@@ -51,36 +55,51 @@ class _Stop:
 
 
 def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
-    """Run every unit of a plan that is not finished yet.
+    """Run what a plan asks for and is not finished yet.
 
-    Ctrl-C once finishes the unit in hand, twice stops at once; finished units stay on disk either way.
+    Ctrl-C once finishes the unit in hand, twice stops at once; finished work stays on disk either way.
 
     Raises:
-        DataError: not one image could be read.
+        DataError: not one image could be read. ModelError: every model failed on every image.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress, _interruptible() as stop:
+    progress = Progress(*columns, console=console, disable=quiet, transient=True)
+    with progress, _interruptible() as stop, _exact(plan.device):
         clean = _predict_clean(plan, progress)
         units: dict[Unit, Shard] = {}
+        scores: dict[tuple[Unit, str], Shard] = {}
         resumed = 0
         overall = progress.add_task("units", total=len(plan.units))
         for unit in plan.units:
             if stop.asked:
                 break
-            identity = plan.unit_identity(unit)
-            shard = plan.store.read(unit.name, identity)
-            if shard is None:
-                shard = _work(plan, unit, clean, progress)
-                plan.store.write(unit.name, identity, shard)
-            else:
-                resumed += 1
-            units[unit] = shard
+            work = _Work(plan, unit, clean, progress)
+            resumed += work.finish()
+            assert work.crafted is not None
+            units[unit] = work.crafted
+            scores |= {(unit, target): shard for target, shard in work.scores.items()}
             progress.advance(overall)
-    shards = [(f"clean {model}", shard) for model, shard in clean.items()]
-    shards += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for u, shard in units.items()]
-    failures = [Failure(f[0], where, f[1]) for where, shard in shards for f in shard.header["failures"]]
-    return Outcome(clean, units, tuple(_once(failures)), stop.asked, resumed)
+        _draw_masks(plan, units)
+    found = [(f"clean {model}", shard) for model, shard in clean.items()]
+    found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for u, shard in units.items()]
+    found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for (u, _), shard in scores.items()]
+    failures = [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
+    return Outcome(clean, units, scores, tuple(_once(failures)), stop.asked, resumed)
+
+
+@contextmanager
+def _exact(device: torch.device) -> Generator[None]:
+    """Full float32 on GPUs: TensorFloat-32, which convolutions use unless told otherwise, is another attack."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
 def _once(failures: list[Failure]) -> list[Failure]:
@@ -133,41 +152,51 @@ def _batches(plan: Plan, names: set[str] | None, failures: list[tuple[str, str]]
 
 
 def _predict_clean(plan: Plan, progress: Progress) -> dict[str, Shard]:
-    """Every model's clean masks, on disk, and their confusion counts."""
+    """Every model's clean masks, on disk, and on which images it is usable."""
     shards: dict[str, Shard] = {}
-    for name, model in plan.models.items():
-        unit, identity = f"clean--{slug(name)}", plan.clean_identity(name)
+    for name in plan.models:
+        unit, identity = f"clean--{slug(name)}-{plan.clean_identity(name)[:8]}", plan.clean_identity(name)
         shard = plan.store.read(unit, identity)
         if shard is None:
-            shard = _clean(plan, name, model, progress)
+            shard = _clean(plan, name, progress)
             plan.store.write(unit, identity, shard)
         shards[name] = shard
+    if not any(shard.header["images"] for shard in shards.values()):
+        failures = [failure for shard in shards.values() for failure in shard.header["failures"]]
+        read = next((reason for _, reason in failures if "NaN" in reason), None)
+        if read is not None:
+            raise ModelError(f"{read} on every image")
+        raise DataError(f"no image of {plan.data.name!r} can be read; the first: {failures[0][1]}")
     return shards
 
 
-def _clean(plan: Plan, name: str, model: SegModel, progress: Progress) -> Shard:
+def _clean(plan: Plan, name: str, progress: Progress) -> Shard:
     images: list[str] = []
     unreadable: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
-    counts: list[Tensor] = []
-    task = progress.add_task(f"clean {model.name}", total=len(plan.data))
+    task = progress.add_task(f"clean {plan.models[name].name}", total=len(plan.data))
     for samples in _batches(plan, None, unreadable):
-        predictions, finite = _predict(model, _images(samples, plan.device))
+        predictions, finite = _predict(plan.models[name], _images(samples, plan.device))
         for sample, prediction, fine in zip(samples, predictions, finite, strict=True):
             if fine:
-                plan.store.write_mask(plan.store.clean_mask_path(name, sample.name), prediction)
-                truth = prediction if sample.label is None else sample.label
-                counts.append(confusion(truth[None], prediction[None], len(model.classes)))
+                plan.store.write_mask(plan.store.png(plan.clean_folder(name), sample.name), prediction)
                 images.append(sample.name)
             else:
                 unusable.append((sample.name, f"model {name!r} returned NaN or infinite logits"))
         progress.advance(task, len(samples))
     progress.remove_task(task)
-    if unusable and not images:
-        raise ModelError(f"{unusable[0][1]} on every image")
-    if not images:
-        raise DataError(f"no image of {plan.data.name!r} can be read; the first: {unreadable[0][1]}")
-    return Shard({"clean": torch.cat(counts).int()}, {"images": images, "failures": unreadable + unusable})
+    return Shard({}, {"images": images, "failures": unreadable + unusable})
+
+
+def _clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
+    """A model's mask of a clean image; made again where its file was lost or damaged."""
+    path = plan.store.png(plan.clean_folder(name), sample.name)
+    try:
+        return plan.store.read_mask(path)
+    except DataError:
+        prediction = _predict(plan.models[name], _images([sample], plan.device))[0][0]
+        plan.store.write_mask(path, prediction)
+        return prediction
 
 
 def _images(samples: list[Sample], device: torch.device) -> Tensor:
@@ -181,85 +210,140 @@ def _predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[bool]]:
         return logits.argmax(1).cpu(), logits.isfinite().flatten(1).all(1).tolist()
 
 
-def _work(plan: Plan, unit: Unit, clean: dict[str, Shard], progress: Progress) -> Shard:
-    """One unit from start to end."""
-    surrogate, attack, config, store = plan.models[unit.surrogate], plan.attacks[unit.attack], plan.config, plan.store
-    targets = {name: plan.models[name] for name in plan.targets}
-    # An image counts only where every model could make something of the clean one, so that all cells see the same set.
-    usable = set.intersection(*(set(clean[name].header["images"]) for name in (unit.surrogate, *targets)))
-    pictured = {item.name for item in plan.data.items[: config.pictures]}
-    images: list[str] = []
-    failures: list[tuple[str, str]] = []
-    parts: dict[str, list[Counts]] = {name: [] for name in targets}
-    stalled, seconds = 0, 0.0
-    _reset_memory(plan.device)
-    task = progress.add_task(f"{unit.attack} on {surrogate.name}", total=len(plan.data))
-    for samples in _batches(plan, usable, []):
-        x = _images(samples, plan.device)
-        y = None if samples[0].label is None else torch.stack([_label(s) for s in samples]).to(plan.device)
-        started = time.perf_counter()
-        result = attack.perturb(surrogate, x, y, seed=unit.seed, chunk=config.batch)
-        grid = attack.threat.quantise(result.adversarial, x)
-        _synchronise(plan.device)
-        seconds += time.perf_counter() - started
-        stalled += int(result.stalled.sum())
-        pixels = [to_pixels(image) for image in grid]
-        for i, sample in enumerate(samples):
-            if config.save_images or sample.name in pictured:
-                path = store.image_path(unit.surrogate, unit.attack, unit.seed, sample.name)
-                pixels[i] = store.keep_image(path, pixels[i])
-        attacked = torch.stack([to_tensor(p) for p in pixels]).to(plan.device)
-        fine = [not failed for failed in result.failed.tolist()]
-        reasons = {
-            i: f"surrogate {unit.surrogate!r} returned NaN or infinite logits" for i, ok in enumerate(fine) if not ok
+class _Work:
+    """One unit: what of it is on disk already, and the rest."""
+
+    def __init__(self, plan: Plan, unit: Unit, clean: dict[str, Shard], progress: Progress) -> None:
+        self.plan, self.unit, self.progress = plan, unit, progress
+        self.usable = {name: set(clean[name].header["images"]) for name in (unit.surrogate, *plan.targets)}
+        self.crafted = plan.store.read(plan.unit_name(unit), plan.unit_identity(unit))
+        found = {t: plan.store.read(plan.score_name(unit, t), plan.score_identity(unit, t)) for t in plan.targets}
+        self.scores = {target: shard for target, shard in found.items() if shard is not None}
+        self.parts: dict[str, list[Counts]] = {t: [] for t in plan.targets if t not in self.scores}
+        self.failures: dict[str, list[tuple[str, str]]] = {target: [] for target in self.parts}
+
+    def finish(self) -> bool:
+        """Do what is missing; whether that was nothing."""
+        # Images that are still needed: all of them for a new score, those to be drawn in any case.
+        needed = None if self.parts else set(self.plan.pictured)
+        if self.crafted is None or not self._on_disk(needed):
+            self._craft()
+        elif self.parts:
+            self._reread()
+        else:
+            return True
+        for target, parts in self.parts.items():
+            tensors: dict[str, Tensor] = {}
+            if parts:
+                counts = Counts.concatenate(parts)
+                tensors = {"attacked": counts.attacked.int(), "clean": counts.clean.int()}
+                tensors |= {"flipped": counts.flipped, "changed": counts.changed}
+            shard = Shard(tensors, {"failures": self.failures[target]})
+            self.plan.store.write(
+                self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target), shard
+            )
+            self.scores[target] = shard
+        return False
+
+    def _on_disk(self, needed: set[str] | None) -> bool:
+        """Whether the adversarial images, or those of them that are needed, are there."""
+        images = self.crafted.header["images"] if self.crafted is not None else ()
+        return all(self.path(image).is_file() for image in images if needed is None or image in needed)
+
+    def path(self, image: str) -> Path:
+        return self.plan.store.png(self.plan.unit_folder(self.unit), image)
+
+    def _craft(self) -> None:
+        """Attack every usable image, and score each batch while it is in memory."""
+        plan, unit = self.plan, self.unit
+        surrogate, attack = plan.models[unit.surrogate], plan.attacks[unit.attack]
+        images: list[str] = []
+        failures: list[tuple[str, str]] = []
+        stalled, seconds = 0, 0.0
+        _reset_memory(plan.device)
+        task = self.progress.add_task(f"{unit.attack} on {surrogate.name}", total=len(plan.data))
+        for samples in _batches(plan, self.usable[unit.surrogate], []):
+            x = _images(samples, plan.device)
+            labels = [s.label for s in samples if s.label is not None]
+            y = torch.stack(labels).to(plan.device) if labels else None
+            started = time.perf_counter()
+            result = attack.perturb(surrogate, x, y, seed=unit.seed, chunk=plan.config.batch)
+            grid = attack.threat.quantise(result.adversarial, x)
+            _synchronise(plan.device)
+            seconds += time.perf_counter() - started
+            stalled += int(result.stalled.sum())
+            kept: list[tuple[Sample, Pixels]] = []
+            for sample, image, failed in zip(samples, grid, result.failed.tolist(), strict=True):
+                if failed:
+                    failures.append((sample.name, f"surrogate {unit.surrogate!r} returned NaN or infinite logits"))
+                    continue
+                pixels = to_pixels(image)
+                if plan.config.save_images or sample.name in plan.pictured:
+                    pixels = plan.store.keep_image(self.path(sample.name), pixels)
+                kept.append((sample, pixels))
+                images.append(sample.name)
+            self._score(kept)
+            self.progress.advance(task, len(samples))
+        self.progress.remove_task(task)
+        header = {
+            "images": images,
+            "failures": failures,
+            "stalled": stalled,
+            "seconds": seconds,
+            "peak_memory": _peak_memory(plan.device),
+            "evaluations": attack.evaluations,
         }
-        predictions: dict[str, Tensor] = {}
-        viewers = {unit.surrogate: surrogate} if pictured & {s.name for s in samples} else {}
-        for name, model in {**targets, **viewers}.items():
-            predictions[name], finite = _predict(model, attacked)
-            for i, ok in enumerate(finite):
-                if not ok and i not in reasons:
-                    reasons[i] = f"model {name!r} returned NaN or infinite logits on the adversarial image"
-        for i, sample in enumerate(samples):
-            if i in reasons:
-                failures.append((sample.name, reasons[i]))
+        self.crafted = Shard({}, header)
+        plan.store.write(plan.unit_name(unit), plan.unit_identity(unit), self.crafted)
+
+    def _reread(self) -> None:
+        """Score adversarial images that are on disk."""
+        assert self.crafted is not None
+        for samples in _batches(self.plan, set(self.crafted.header["images"]), []):
+            self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
+
+    def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
+        if not kept:
+            return
+        plan = self.plan
+        attacked = torch.stack([to_tensor(pixels) for _, pixels in kept]).to(plan.device)
+        for name, parts in self.parts.items():
+            model = plan.models[name]
+            use = [i for i, (sample, _) in enumerate(kept) if sample.name in self.usable[name]]
+            if not use:
                 continue
-            images.append(sample.name)
-            for name in targets:
-                before = store.read_mask(store.clean_mask_path(name, sample.name))
+            predictions, finite = _predict(model, attacked[use])
+            for i, after, fine in zip(use, predictions, finite, strict=True):
+                sample = kept[i][0]
+                if not fine:
+                    reason = f"model {name!r} returned NaN or infinite logits on the adversarial image"
+                    self.failures[name].append((sample.name, reason))
+                    continue
+                before = _clean_mask(plan, name, sample)
                 truth = before if sample.label is None else sample.label
-                after = predictions[name][i]
-                parts[name].append(Counts.of(truth[None], before[None], after[None], len(plan.models[name].classes)))
-            if sample.name in pictured:
-                write_image(store.clean_image_path(sample.name), sample.image)
-                if sample.label is not None:
-                    store.write_mask(store.label_path(sample.name), sample.label)
-                for name, prediction in predictions.items():
-                    path = store.mask_path(name, unit.surrogate, unit.attack, unit.seed, sample.name)
-                    store.write_mask(path, prediction[i])
-        progress.advance(task, len(samples))
-    progress.remove_task(task)
-    tensors: dict[str, Tensor] = {}
-    for number, name in enumerate(targets):
-        if parts[name]:
-            counts = Counts.concatenate(parts[name])
-            tensors |= {f"{number}.attacked": counts.attacked.int(), f"{number}.clean": counts.clean.int()}
-            tensors |= {f"{number}.flipped": counts.flipped, f"{number}.changed": counts.changed}
-    header = {
-        "images": images,
-        "failures": failures,
-        "stalled": stalled,
-        "seconds": seconds,
-        "peak_memory": _peak_memory(plan.device),
-        "evaluations": attack.evaluations,
-    }
-    return Shard(tensors, header)
+                parts.append(Counts.of(truth[None], before[None], after[None], len(model.classes)))
+                if sample.name in plan.pictured:
+                    plan.store.write_mask(plan.store.png(plan.masks_folder(self.unit, name), sample.name), after)
 
 
-def _label(sample: Sample) -> Tensor:
-    if sample.label is None:
-        raise DataError(f"image {sample.name!r} has no mask but others of its data set have")
-    return sample.label
+def _draw_masks(plan: Plan, units: dict[Unit, Shard]) -> None:
+    """What pictures need beside what scoring left: clean images and labels, and masks of models that were not scored
+    (the surrogate itself, say) or of images that were not to be drawn then.
+    """
+    for samples in _batches(plan, set(plan.pictured), []):
+        for sample in samples:
+            write_image(plan.store.png(plan.images_folder(), sample.name), sample.image)
+            if sample.label is not None:
+                plan.store.write_mask(plan.store.png(plan.labels_folder(), sample.name), sample.label)
+            for unit, crafted in units.items():
+                if unit.seed != plan.config.seeds[0] or sample.name not in crafted.header["images"]:
+                    continue
+                for name in dict.fromkeys((unit.surrogate, *plan.targets)):
+                    path = plan.store.png(plan.masks_folder(unit, name), sample.name)
+                    if not path.is_file():
+                        pixels = read_image(plan.store.png(plan.unit_folder(unit), sample.name))
+                        masks, _ = _predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
+                        plan.store.write_mask(path, masks[0])
 
 
 def _reset_memory(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Where results lie: one immutable shard per finished unit, images and masks as PNG, all in one folder."""
+"""Where results lie: an immutable shard per finished piece of work, images and masks as PNG, all in one folder."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def fingerprint(identity: Any) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """The outcome of a unit: named tensors and a JSON-able header."""
+    """What a piece of work left: named tensors and a JSON-able header."""
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any]
@@ -40,19 +40,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Store:
-    """A results folder.
-
-    ``units/`` holds shards, ``images/`` the adversarial images, ``masks/`` what models predicted.
+    """A results folder. Everything in ``units/``, ``images/`` and ``masks/`` lies under a name that holds part of the
+    fingerprint of what decided it, so that runs with other settings never overwrite it.
     """
 
     root: Path
 
-    def shard_path(self, unit: str) -> Path:
-        return self.root / "units" / f"{unit}.safetensors"
+    def shard_path(self, name: str) -> Path:
+        return self.root / "units" / f"{name}.safetensors"
 
-    def read(self, unit: str, identity: str) -> Shard | None:
-        """The shard of a finished unit, or None if it is missing, damaged, or the outcome of something else."""
-        path = self.shard_path(unit)
+    def read(self, name: str, identity: str) -> Shard | None:
+        """A finished shard, or None if it is missing, damaged, or the outcome of something else."""
+        path = self.shard_path(name)
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["segtrans"])
@@ -64,35 +63,22 @@ class Store:
             return None
         return Shard(tensors, header["content"])
 
-    def write(self, unit: str, identity: str, shard: Shard) -> None:
-        """Keep a finished unit: all of it or nothing."""
+    def write(self, name: str, identity: str, shard: Shard) -> None:
+        """Keep a finished shard: all of it or nothing."""
         content = dict(shard.header)
         header = {"identity": identity, "content": content, "checksum": _checksum(shard.tensors, content)}
         tensors = {name: value.contiguous() for name, value in shard.tensors.items()}
         metadata = {"segtrans": json.dumps(header)}
-        write_atomically(self.shard_path(unit), lambda path: save_file(tensors, path, metadata))
+        write_atomically(self.shard_path(name), lambda path: save_file(tensors, path, metadata))
 
-    def image_path(self, surrogate: str, attack: str, seed: int, image: str) -> Path:
-        return self.root / "images" / slug(surrogate) / slug(attack) / f"seed{seed}" / f"{slug(image)}.png"
-
-    def clean_image_path(self, image: str) -> Path:
-        """Where a pictured image lies as the models saw it; no model's slug is ``clean``, since specs have a colon."""
-        return self.root / "images" / "clean" / f"{slug(image)}.png"
+    def png(self, folder: str, image: str) -> Path:
+        """Where the PNG of an image lies within ``folder``."""
+        return self.root / folder / f"{slug(image)}.png"
 
     def keep_image(self, path: Path, pixels: Pixels) -> Pixels:
         """Write an adversarial image and read it back, so that what is scored is what is on disk."""
         write_image(path, pixels)
         return read_image(path)
-
-    def mask_path(self, model: str, surrogate: str, attack: str, seed: int, image: str) -> Path:
-        folder = self.root / "masks" / slug(model)
-        return folder / slug(surrogate) / slug(attack) / f"seed{seed}" / f"{slug(image)}.png"
-
-    def clean_mask_path(self, model: str, image: str) -> Path:
-        return self.root / "masks" / slug(model) / "clean" / f"{slug(image)}.png"
-
-    def label_path(self, image: str) -> Path:
-        return self.root / "masks" / "labels" / f"{slug(image)}.png"
 
     def write_mask(self, path: Path, mask: Tensor) -> None:
         """Class ids (H, W), at most 255 of them, as a single-channel PNG."""

@@ -78,6 +78,9 @@ class Dataset:
             raise UsageError(
                 f"data set {self.name!r}: values must map each of 256 mask values to 0 to {count - 1}, {VOID} or -1"
             )
+        bare = next((item for item in self.items if item.mask is None), None)
+        if count and bare is not None:
+            raise DataError(f"data set {self.name!r} has classes, but {bare.image} has no mask")
         if not count and any(item.mask for item in self.items):
             raise UsageError(f"data set {self.name!r} has masks but no classes")
         if self.max_side is not None and self.max_side < 1:

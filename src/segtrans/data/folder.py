@@ -56,12 +56,14 @@ def _class_names(path: Path, count: int | None) -> tuple[str, ...]:
 
 
 def files(paths: Sequence[Path]) -> Dataset:
-    """Single photographs without masks, named by their stems.
+    """Single photographs without masks, named by their stems, or by their paths where two stems are the same.
 
     Raises:
-        DataError: a file that is not there, or two of the same stem.
+        DataError: a file that is not there, or that is given twice.
     """
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path}: no such file")
-    return Dataset(name="images", items=tuple(Item(path.stem, path, None) for path in paths))
+            raise DataError(f"{path}: {'a folder; use --data folder:PATH' if path.is_dir() else 'no such file'}")
+    stems = [path.stem for path in paths]
+    names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+    return Dataset(name="images", items=tuple(Item(name, path, None) for name, path in zip(names, paths, strict=True)))

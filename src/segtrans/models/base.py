@@ -1,5 +1,6 @@
 """What a segmentation model is here: images in [0, 1] of any size in, logits at that size out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +14,15 @@ from segtrans.errors import ModelError, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+TRANSFORMERS = re.compile(r"mit[_-]?b|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer")
+"""Parts of the names of backbones that attend instead of convolving."""
+
+
+def is_transformer(backbone: str) -> bool:
+    """Whether a backbone of this name is a transformer; all others count as CNNs."""
+    return TRANSFORMERS.search(backbone.lower()) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from segtrans.bench.results import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
+from segtrans.bench.results import (
+    OTHER_BACKBONE,
+    OTHER_FAMILY,
+    SAME_BACKBONE,
+    TRANSFER,
+    UNKNOWN_BACKBONE,
+    WHITE_BOX,
+)
 from segtrans.data.base import Colour, colours
 from segtrans.errors import DataError
 from segtrans.spec import RunConfig
@@ -27,6 +34,14 @@ PROVENANCE = {
     "reconstruction": "reconstruction",
     "control": "control, no attack",
     "custom": "composed for this run",
+}
+
+
+_KIND = {
+    OTHER_BACKBONE: "models with other backbones",
+    OTHER_FAMILY: "a CNN and a transformer",
+    UNKNOWN_BACKBONE: "models of which one's backbone is unknown",
+    SAME_BACKBONE: "models with the same backbone",
 }
 
 
@@ -119,7 +134,7 @@ class Ranked:
 def ranked_blocks(document: Document) -> list[str]:
     """The blocks that a ranking shows apart: those of transfer, or white box where no other model was scored."""
     measured = {entry["block"] for entry in document["summary"]}
-    return [b for b in (OTHER_BACKBONE, SAME_BACKBONE) if b in measured] or [WHITE_BOX]
+    return [block for block in TRANSFER if block in measured] or [WHITE_BOX]
 
 
 def ranking(document: Document) -> list[Ranked]:
@@ -156,8 +171,9 @@ def headline(document: Document) -> str:
     (best, score), *others = attacks
     compared = [f"{name} {percent(s.asr_miou)} %" for name, s in others[:1]]
     compared += [f"{r.attack} {percent(s.asr_miou)} %" for r, s in known if r.place is None]
-    where = "on the surrogate itself" if block == WHITE_BOX else f"over {counted(score.pairs, 'pair')} with {block}s"
-    where = where.replace("pairs with", "pairs of models with").replace("pair with", "pair of models with")
+    where = (
+        "on the surrogate itself" if block == WHITE_BOX else f"over {counted(score.pairs, 'pair')} of {_KIND[block]}"
+    )
     return f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}" + (
         f" ({', '.join(compared)})." if compared else "."
     )
@@ -211,13 +227,9 @@ def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Undefined as soon as one value is, as in the document's own summary."""
-    known: list[float] = []
-    for value in values:
-        if value is None:
-            return None
-        known.append(value)
-    return fmean(known)
+    """The mean of what is defined, as in the document's own summary."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _interval(cells: Sequence[dict[str, Any]], name: str) -> tuple[float, float] | None:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from segtrans.bench.results import SAME_BACKBONE
-from segtrans.bench.store import Store, slug
+from segtrans.bench.store import slug
 from segtrans.data.base import VOID, Colour
 from segtrans.errors import DataError, MissingError
 from segtrans.io import Pixels, read_image, read_mask, write_image
@@ -23,7 +24,6 @@ from segtrans.report.content import (
     percent,
     read_document,
     short_names,
-    surrogates,
     targets,
 )
 
@@ -82,53 +82,50 @@ def draw_pictures(run: Path) -> list[Picture]:
     """
     document = read_document(run)
     drawn: list[Picture] = []
-    for image in document["data"].get("pictured", []):
-        for surrogate in surrogates(document):
-            canvas = _draw(document, Store(run), image, surrogate)
-            if canvas is not None:
-                path = run / "pictures" / f"{slug(image)}--{slug(surrogate)}.png"
-                write_image(path, np.asarray(canvas))
-                drawn.append(Picture(image, surrogate, path))
+    for entry in document.get("pictures", []):
+        canvas = _draw(document, run, entry)
+        if canvas is not None:
+            path = run / "pictures" / f"{slug(entry['name'])}--{slug(entry['surrogate'])}.png"
+            write_image(path, np.asarray(canvas))
+            drawn.append(Picture(entry["name"], entry["surrogate"], path))
     return drawn
 
 
-def _draw(document: Document, store: Store, image: str, surrogate: str) -> Image.Image | None:
+def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image | None:
     """The picture, or None where no attack on this image was finished."""
+    surrogate = entry["surrogate"]
     others = [target for target in targets(document) if target != surrogate]
     models = [surrogate, *others][:MOST_MODELS]
-    rows = _rows(document, store, image, surrogate, models)
+    rows = _rows(document, run, entry, models)
     if len(rows) < 2:
         return None
-    labels = store.label_path(image)
     names, blocks = short_names(document), {(c["surrogate"], c["target"]): c["block"] for c in document["cells"]}
     same = [blocks.get((surrogate, model)) == SAME_BACKBONE for model in models]
     headings = [_Heading(names[m], "same backbone" if s else "") for m, s in zip(models, same, strict=True)]
     titles = ["surrogate", "target" if len(others) == 1 else "targets"]
     if len(others) >= MOST_MODELS:
         titles[1] = f"targets (the first {MOST_MODELS - 1} of {len(others)})"
-    truth = read_mask(labels) if document["data"]["reference"] == "masks" else None
+    truth = None if entry["labels"] is None else read_mask(run / entry["labels"])
     return _compose(rows, headings, titles, truth, class_colours(document))
 
 
-def _rows(document: Document, store: Store, image: str, surrogate: str, models: Sequence[str]) -> list[_Row]:
+def _rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence[str]) -> list[_Row]:
     """Clean first, then the finished attacks in the order of the configuration."""
-    seed = document["config"]["seeds"][0]
-    finished = {unit["attack"] for unit in document["costs"] if (unit["surrogate"], unit["seed"]) == (surrogate, seed)}
-    places = [("clean", "", store.clean_image_path(image), [store.clean_mask_path(m, image) for m in models])]
-    for attack in document["attacks"]:
-        # The control of that name differs from the clean image in nothing that could be seen.
-        if attack in finished and attack != CLEAN:
-            masks = [store.mask_path(m, surrogate, attack, seed, image) for m in models]
-            note = "control" if is_control(document, attack) else ""
-            places.append((attack, note, store.image_path(surrogate, attack, seed, image), masks))
     rows: list[_Row] = []
-    for label, note, path, masks in places:
-        if all(p.is_file() for p in (path, *masks)):
-            row = _Row(label, note, read_image(path), [read_mask(p) for p in masks])
-            if any(m.shape != row.image.shape[:2] for m in row.masks):
-                raise DataError(f"{path}: its masks in this run's folder have another size")
+    made: dict[str, Any]
+    for made in ({"attack": CLEAN, **entry}, *entry["rows"]):
+        attack = made["attack"]
+        # The control of that name differs from the clean image in nothing that could be seen.
+        if rows and attack == CLEAN:
+            continue
+        image, masks = run / made["image"], [run / made["masks"][model] for model in models]
+        if all(path.is_file() for path in (image, *masks)):
+            note = "control" if rows and is_control(document, attack) else ""
+            row = _Row(attack, note, read_image(image), [read_mask(path) for path in masks])
+            if any(mask.shape != row.image.shape[:2] for mask in row.masks):
+                raise DataError(f"{image}: its masks in this run's folder have another size")
             rows.append(row)
-        elif label == CLEAN:
+        elif not rows:
             return []
     return rows
 

@@ -15,6 +15,9 @@ from segtrans.report.content import Pair, percent
 MOST_TARGETS = 6
 """With more, the cells of pairs are left to the page and ``cells.csv``."""
 
+MOST_BLOCKS = 2
+"""More do not fit into 80 columns; the page has them all."""
+
 _MARKS = {WHITE_BOX: "*", SAME_BACKBONE: "~"}
 
 
@@ -35,7 +38,7 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
 
 
 def _ranking(document: content.Document) -> Table:
-    blocks = content.ranked_blocks(document)
+    blocks = content.ranked_blocks(document)[:MOST_BLOCKS]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\n\nattack, in %", overflow="fold", min_width=15)
     for block in blocks:

@@ -78,15 +78,15 @@ def as_model(
     network: nn.Module, head: str, backbone: str, classes: tuple[str, ...], max_side: int, name: str
 ) -> SegModel:
     """A network of the zoo with its preprocessing."""
-    normalisation = BACKBONES[backbone]
+    encoder = BACKBONES[backbone]
     preprocessing = Preprocessing(
-        mean=normalisation.mean,
-        std=normalisation.std,
+        mean=encoder.mean,
+        std=encoder.std,
         max_side=max_side,
         # torchvision's FCN takes any size, smp's heads want whole strides.
         multiple=1 if head == "fcn" else OUTPUT_STRIDE,
     )
-    return SegModel(network, classes, preprocessing=preprocessing, name=name, backbone=backbone)
+    return SegModel(network, classes, preprocessing=preprocessing, name=name, backbone=encoder.encoder)
 
 
 def half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -49,7 +49,17 @@ class _LastFeature(nn.Module):
 
 
 def build(head: str, backbone: str, classes: int) -> nn.Module:
-    """A network with random weights, output stride 16; raises UsageError for unknown names."""
+    """A network with random weights that returns logits at a quarter to a sixteenth of its input's size, as it is
+    trained; raises UsageError for unknown names.
+    """
+    network = _network(head, backbone, classes)
+    if head != "fcn":
+        # smp would interpolate with aligned corners, which shifts masks against the loss they were trained with.
+        network.segmentation_head[1] = nn.Identity()
+    return network
+
+
+def _network(head: str, backbone: str, classes: int) -> Any:
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
     encoder = BACKBONES[backbone].encoder
@@ -57,13 +67,7 @@ def build(head: str, backbone: str, classes: int) -> nn.Module:
     stride: Any = OUTPUT_STRIDE
     match head:
         case "pspnet":
-            return smp.PSPNet(
-                **common,
-                encoder_depth=5,
-                output_stride=stride,
-                psp_out_channels=2 * DECODER_CHANNELS,
-                upsampling=OUTPUT_STRIDE,
-            )
+            return smp.PSPNet(**common, encoder_depth=5, output_stride=stride, psp_out_channels=2 * DECODER_CHANNELS)
         case "deeplabv3":
             # Rates 6, 12, 18 are the paper's for output stride 16.
             return smp.DeepLabV3(

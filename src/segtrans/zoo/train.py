@@ -1,5 +1,6 @@
 """The recipe that trained the zoo: `segtrans zoo train NAME`. Runs on one GPU or on CPU cores, resumes when killed."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -68,6 +69,12 @@ class Canvas:
     images: Tensor
     labels: Tensor
     weights: Tensor
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_canvas(data: Dataset, side: int) -> Canvas:
@@ -232,7 +239,7 @@ def train(
     network = build(head, backbone, classes)
     load_backbone(network, backbone, weights)
     trainer = Trainer(network, backbone, data, recipe, device)
-    identity = {"head": head, "backbone": backbone, "seed": seed, **asdict(recipe)}
+    identity = {"head": head, "backbone": backbone, "seed": seed, "data": data.fingerprint(), **asdict(recipe)}
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         if saved["identity"] != identity:

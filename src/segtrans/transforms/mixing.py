@@ -1,0 +1,155 @@
+"""Other photographs mixed into the image, and the image at evenly spaced brightnesses; labels stay as they are."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from segtrans.bank import photographs
+from segtrans.errors import UsageError
+from segtrans.random import Draw
+from segtrans.transforms.base import Transform, check_range
+
+_ONE_LEVEL = 1 / 255
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value}; allowed are numbers from 0 to 1")
+
+
+def _picture(bank: str, x: Tensor, draw: Draw) -> Tensor:
+    """One photograph of the bank for every item, (B, 3, H, W)."""
+    pictures = photographs((x.shape[-2], x.shape[-1]), bank, x.device)
+    return pictures[_which(len(pictures), draw)].to(x.dtype)
+
+
+def _which(count: int, draw: Draw) -> Tensor:
+    return draw.integers(torch.full_like(draw.copy, count))
+
+
+@lru_cache(maxsize=4)
+def _colours(bank: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every photograph's channels, (M, 3, 1, 1) each."""
+    # At one resolution, so that they do not depend on the attacked image.
+    pictures = photographs((256, 256), bank, device)
+    return pictures.mean((2, 3), keepdim=True), pictures.std((2, 3), correction=0, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admix(Transform):
+    """Adds a share of another photograph, which keeps its place below the image (Admix, Wang et al., ICCV 2021,
+    arXiv 2102.00436).
+
+    The photograph comes from a bank instead of the batch, and every copy draws its own, also where further
+    transformations multiply the copies. The sum may exceed 1, as in the paper; clipping it would lose gradients. An
+    image that is itself in the bank is now and then mixed with itself, as it is in a shuffled batch.
+
+    Attributes:
+        share: what the photograph is multiplied by.
+        bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
+    """
+
+    copies: int = 3
+    share: float = 0.2
+    bank: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("Admix share", self.share)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        if self.share == 0:
+            return x, y
+        return x + self.share * _picture(self.bank, x, draw), y
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformScale(Transform):
+    """Copies multiplied by evenly spaced factors, the brightest first: the uniform scale of US-MM (Wang et al.,
+    arXiv 2311.12051).
+
+    Attributes:
+        scale: the smallest and the largest factor; a single copy has the largest.
+    """
+
+    copies: int = 5
+    scale: tuple[float, float] = (0.1, 0.75)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("UniformScale scale", self.scale)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        low, high = self.scale
+        factor = high - (high - low) / max(1, self.copies - 1) * draw.copy.to(x.dtype)
+        return x * factor.view(-1, 1, 1, 1), y
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixMask(Transform):
+    """Multiplies by a photograph whose values [0, 1] are stretched to [1 - strength, 1 + strength]: the mix mask of
+    US-MM (Wang et al., arXiv 2311.12051).
+
+    The photograph comes from a bank instead of the batch. The product is not clipped to [0, 1], and the gradient comes
+    back through it; the public code clips, and takes the gradient of what the model sees for that of the image.
+
+    Attributes:
+        strength: half the width of the mask's range.
+        bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
+    """
+
+    copies: int = 3
+    strength: float = 0.5
+    bank: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("MixMask strength", self.strength)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        if self.strength == 0:
+            return x, y
+        return x * (1 - self.strength + 2 * self.strength * _picture(self.bank, x, draw)), y
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleMix(Transform):
+    """Mixes the image with itself in the colours of a photograph, and adds uniform noise. This is our reconstruction of
+    STM (Ge et al., ACM MM 2023, arXiv 2308.10601) without its style network, which is a download.
+
+    In the colours of a photograph means: each channel shifted and stretched to the photograph's mean and standard
+    deviation (AdaIN, Huang and Belongie, ICCV 2017, on pixels instead of features). The gradient comes back through the
+    colours too, which the authors hold constant. Nothing is clipped to [0, 1].
+
+    Attributes:
+        keep: weight of the image as it is; the rest is the one in other colours.
+        noise: bound of the noise, which the authors set to 2·eps; a transformation does not know eps, so the default
+            is that of eps = 8/255.
+        bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
+    """
+
+    copies: int = 20
+    keep: float = 0.5
+    noise: float = 16 / 255
+    bank: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share("StyleMix keep", self.keep)
+        _check_share("StyleMix noise", self.noise)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        image = x
+        if self.keep < 1:
+            means, contrasts = _colours(self.bank, x.device)
+            which = _which(len(means), draw)
+            mean, contrast = means[which].to(x.dtype), contrasts[which].to(x.dtype)
+            centred = x - x.mean((2, 3), keepdim=True)
+            # A channel of one value has no contrast to stretch; the constant keeps its derivative finite.
+            own = (centred.square().mean((2, 3), keepdim=True) + _ONE_LEVEL**2).sqrt()
+            image = self.keep * x + (1 - self.keep) * (contrast / own * centred + mean)
+        if self.noise > 0:
+            image = image + draw.uniform(*x.shape[1:], low=-self.noise, high=self.noise)
+        return image, y
