@@ -156,12 +156,18 @@ def parts_of(kind: type) -> dict[str, type]:
     return {name: part for name, part in PARTS.items() if issubclass(part, kind)}
 
 
+def _quick(attack: Attack, iterations: int) -> Attack:
+    """A few iterations, and a few samples per gradient, show what many would."""
+    few = (replace(g, samples=min(g.samples, 3)) if hasattr(g, "samples") else g for g in attack.gradients)
+    return replace(attack, iterations=min(attack.iterations, iterations), gradients=tuple(few))
+
+
 def _attacks() -> Iterator[tuple[str, Attack]]:
     for name, entry in ENTRIES.items():
-        # Four iterations show what ten would; their step is then larger where it is a share of the budget.
-        yield name, replace(entry.attack, iterations=min(entry.attack.iterations, 4))
+        # The step is larger with fewer iterations where it is a share of the budget.
+        yield name, _quick(entry.attack, 4)
     for name, part in PARTS.items():
-        yield f"{name}()", replace(compose(part()), iterations=2)
+        yield f"{name}()", _quick(compose(part()), 2)
         if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy
             yield f"{name}(copies=3)", replace(compose(part(copies=3)), iterations=2)
     for text in ("segpgd + remap(copies=2) + scale(copies=2) + smooth(size=5) + mi(iterations=4)", "l2 + cospgd + di"):

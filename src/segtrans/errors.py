@@ -1,5 +1,6 @@
 """Every error a user can cause, with the exit code the command line gives it."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -51,6 +52,15 @@ def check_whole(what: str, value: object, least: int) -> None:
     """UsageError unless ``value`` is a whole number (2.0 and True are not) of at least ``least``."""
     if type(value) is not int or value < least:
         raise UsageError(f"{what} is {value!r}; allowed are whole numbers from {least}")
+
+
+def check_number(what: str, value: object, least: float, most: float = math.inf) -> None:
+    """UsageError unless ``value`` is a finite number from ``least`` to ``most``."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    # NaN fails every comparison.
+    if not (least <= number <= most and number < math.inf):
+        bounds = f"from {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise UsageError(f"{what} is {value!r}; allowed are numbers {bounds}")
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UsageError:

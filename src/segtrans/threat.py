@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -156,6 +156,12 @@ class L2(Threat):
             safe, least = torch.where(inside, threshold, safe), torch.where(inside, least, threshold)
             threshold = (least + safe) / 2
         return (whole + delta.sign() * (rest >= safe) + grid).clamp(0, 255) / 255
+
+
+def scaled(threat: Threat, factor: float) -> Threat:
+    """The same budget with ``factor`` times the radius; an L-inf ball never reaches further than the box."""
+    radius = factor * threat.radius
+    return replace(threat, eps=min(radius, 1.0) if isinstance(threat, LInf) else radius)
 
 
 # The fraction from which 8-bit values are rounded away from zero is found to 2^-20 of a level.

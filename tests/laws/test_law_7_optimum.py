@@ -12,6 +12,7 @@ from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read
 from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
+from segtrans.steps import Patchwise
 from segtrans.threat import L2
 from segtrans.transforms import Transform
 from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, loss_of, run_of
@@ -41,8 +42,8 @@ def pulls_everywhere(objective: Objective) -> bool:
     return torch.equal(gradient.sign(), torch.stack([2 * y - 1, 1 - 2 * y], 1).double())
 
 
-# Transformations, smoothing and a shared perturbation give the pixels a common fate, and in a hidden area nothing is
-# gained on a model of single pixels; of everything else the optimum is known.
+# Transformations, smoothing, patch-wise steps and a shared perturbation give the pixels a common fate, and in a hidden
+# area nothing is gained on a model of single pixels; of everything else the optimum is known.
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
@@ -50,6 +51,7 @@ DIRECT = {
     and not entry.attack.transforms
     and not entry.attack.shared
     and not entry.attack.area.hidden
+    and not isinstance(entry.attack.step, Patchwise)
     and not any(isinstance(g, Smooth) for g in entry.attack.gradients)
     and pulls_everywhere(entry.attack.objective)
 }

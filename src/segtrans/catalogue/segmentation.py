@@ -1,6 +1,7 @@
 """Attacks made for segmentation."""
 
 from segtrans.areas import Classes, Patch
+from segtrans.attack import Attack
 from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
 from segtrans.objectives import (
@@ -16,6 +17,7 @@ from segtrans.objectives import (
     TwoStage,
     WrongClass,
 )
+from segtrans.steps import Proportional
 from segtrans.threat import LInf
 from segtrans.transforms import Remap, Rescale, Resize
 from segtrans.universal import Universal
@@ -84,6 +86,12 @@ ENTRIES = (
     Entry(
         name="dag", attack=compose(WrongClass()),
         title="dense adversary generation, projected to the budget",
+        paper="arXiv:1703.08603", venue="ICCV 2017", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="dag-original",
+        attack=compose(LInf(1), WrongClass(), Proportional(), Attack(iterations=200, step_size=0.5 / 255)),
+        title="dense adversary generation as published: no budget, until 99 % of the pixels are wrong",
         paper="arXiv:1703.08603", venue="ICCV 2017", family="segmentation", provenance="code",
     ),
     Entry(

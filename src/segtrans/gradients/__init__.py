@@ -1,0 +1,21 @@
+"""Gradient transformations: middleware around a gradient, from the model outwards."""
+
+from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+from segtrans.gradients.momentum import Momentum, Nesterov
+from segtrans.gradients.neighbours import Flatness, LineAverage, Relevance, Variance
+from segtrans.gradients.sharpness import Sharpness
+from segtrans.gradients.smooth import Smooth
+
+__all__ = [
+    "Flatness",
+    "GradientFunction",
+    "GradientTransform",
+    "LineAverage",
+    "Momentum",
+    "Nesterov",
+    "Relevance",
+    "Sharpness",
+    "Smooth",
+    "Variance",
+    "normalise",
+]

@@ -1,0 +1,36 @@
+"""What a gradient transformation is, and what several of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from segtrans.run import Run
+
+GradientFunction = Callable[[Tensor], Tensor]
+"""From images (N, 3, H, W) to the gradient of the objective there, of the same shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientTransform(ABC):
+    """Turns one gradient function into another; ``evaluations`` is how often it calls the inner one."""
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @abstractmethod
+    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+        """The new gradient function, with fresh state for one attack call."""
+
+
+def normalise(gradient: Tensor) -> Tensor:
+    """Each image's gradient divided by its mean absolute value; an all-zero gradient stays zero."""
+    scale = gradient.abs().mean((1, 2, 3), keepdim=True)
+    return gradient / torch.where(scale > 0, scale, 1)

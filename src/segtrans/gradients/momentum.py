@@ -1,0 +1,49 @@
+"""Gradients accumulated over the iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+
+if TYPE_CHECKING:
+    from segtrans.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(GradientTransform):
+    """Accumulates normalised gradients: g ← decay·g + ∇/mean|∇| (MI-FGSM, Dong et al., CVPR 2018)."""
+
+    decay: float = 1.0
+
+    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+        velocity = torch.zeros_like(run.x)
+
+        def momentum(z: Tensor) -> Tensor:
+            nonlocal velocity
+            velocity = self.decay * velocity + normalise(gradient(z))
+            return velocity
+
+        return momentum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nesterov(GradientTransform):
+    """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
+
+    decay: float = 1.0
+
+    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+        velocity = torch.zeros_like(run.x)
+
+        def nesterov(z: Tensor) -> Tensor:
+            nonlocal velocity
+            ahead = z + self.decay * run.alpha * run.threat.ahead(velocity)
+            velocity = self.decay * velocity + normalise(gradient(ahead))
+            return velocity
+
+        return nesterov

@@ -1,0 +1,50 @@
+"""Gradients smoothed over neighbouring pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segtrans.errors import UsageError, check_whole
+from segtrans.gradients.base import GradientFunction, GradientTransform
+
+if TYPE_CHECKING:
+    from segtrans.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth(GradientTransform):
+    """Gaussian smoothing of the gradient, as if averaged over shifted images (TI-FGSM, Dong et al., CVPR 2019).
+
+    Attributes:
+        size: side of the kernel in pixels, odd.
+        sigmas: how many standard deviations lie between the kernel's centre and its edge.
+    """
+
+    size: int = 15
+    sigmas: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_whole("Smooth size", self.size, 1)
+        if self.size % 2 == 0:
+            raise UsageError(f"Smooth size is {self.size}; allowed are odd numbers from 1")
+
+    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+        if self.size == 1:
+            return gradient
+        at = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64)
+        weights = (-at.square() / 2).exp()
+        line = (weights / weights.sum()).to(run.x)
+        channels, half = run.x.shape[1], self.size // 2
+        column, row = line.view(1, 1, -1, 1), line.view(1, 1, 1, -1)
+
+        def smooth(z: Tensor) -> Tensor:
+            g = gradient(z)
+            g = F.conv2d(g, column.expand(channels, 1, -1, 1), padding=(half, 0), groups=channels)
+            return F.conv2d(g, row.expand(channels, 1, 1, -1), padding=(0, half), groups=channels)
+
+        return smooth
