@@ -78,6 +78,7 @@ STAYING = {
     if not attack.random_start
     and not attack.transforms
     and not attack.area.hidden
+    and not attack.backward
     and not any(isinstance(g, Smooth) for g in attack.gradients)
 }
 

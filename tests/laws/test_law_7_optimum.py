@@ -14,7 +14,18 @@ from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
 from segtrans.threat import L2
 from segtrans.transforms import Transform
-from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, loss_of, run_of
+from toys import (
+    CLASSES,
+    PixelLinear,
+    draw,
+    each_objective,
+    each_transform,
+    images,
+    labels,
+    loss_of,
+    reaches_inside,
+    run_of,
+)
 
 TWO = PixelLinear(classes=2)
 # Budget, step and images are multiples of 1/256, so that float64 adds them without rounding.
@@ -42,11 +53,12 @@ def pulls_everywhere(objective: Objective) -> bool:
 
 
 # Transformations, smoothing and a shared perturbation give the pixels a common fate, and in a hidden area nothing is
-# gained on a model of single pixels; of everything else the optimum is known.
+# gained on a model of single pixels, and features are something else; of everything that is left the optimum is known.
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
     if entry.attack.iterations
+    and not reaches_inside(entry.attack)
     and not entry.attack.transforms
     and not entry.attack.shared
     and not entry.attack.area.hidden
