@@ -239,13 +239,14 @@ class _Weighted(PreparedObjective):
                 for places in torch.arange(len(run.x), device=run.x.device).split(run.chunk)
             ]
             total = total + torch.cat(parts)
-        run.evaluations += self.samples
+            run.evaluations += 1
         return cast(Tensor, total) / self.samples
 
     def _gradient(self, run: Run, layer: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():
             logits, features = forward_with(layer, run.network, images.requires_grad_(), stop=False)
-            run.check(logits, images)
+            if run.evaluations == 0:
+                run.check(logits, images)
             if self.of == "cross-entropy":
                 values = pixel_losses(logits, labels)
             else:
