@@ -30,8 +30,8 @@ from segtrans.objectives import (
 from segtrans.objectives.features import labels_at
 from segtrans.run import Run, View
 from segtrans.threat import L2
-from segtrans.transforms import Remap, Scale
-from toys import CLASSES, Context, dense, images, labels, parts_of, run_of
+from segtrans.transforms import Remap, Scale, Transform
+from toys import CLASSES, Context, dense, draw, each_transform, images, labels, parts_of, run_of
 
 SIZE = (9, 11)
 X, Y = images(2, SIZE), labels(2, SIZE)
@@ -375,6 +375,14 @@ def test_weights_of_the_clean_image_go_with_its_pixels_only(part: type[Objective
     with pytest.raises(UsageError, match=rf"^{part.__name__} weighs features where .*, which Remap moves$"):
         compose(part(), Scale(), Remap())(MODEL, X, Y)
     assert compose(part(), Scale(copies=2), Attack(iterations=2))(MODEL, X, Y).isfinite().all()
+
+
+@each_transform
+def test_transformations_say_whether_they_move_pixels(transform: Transform) -> None:
+    """A label for each pixel tells where it has gone, or that it is hidden."""
+    y = 1000 + torch.arange(SIZE[0] * SIZE[1]).view(1, *SIZE)
+    moved = [transform(X[:1], y, draw(1, seed=seed))[1] for seed in range(10)]
+    assert transform.moves == any(m.shape != y.shape or ((m != y) & (m != VOID)).any() for m in moved)
 
 
 @each_prepared_part
