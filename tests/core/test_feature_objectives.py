@@ -287,11 +287,11 @@ def test_projection_by_hand() -> None:
 def test_projection_has_the_budget_and_the_region_of_its_attack() -> None:
     region = torch.zeros(SIZE, dtype=torch.bool)
     region[:4] = True
-    attack = Attack(objective=Projection(iterations=3), threat=L2(0.5), iterations=5)
+    attack = Attack(objective=Projection(iterations=3), threat=L2(0.5), iterations=5, step_size=0.05)
     run = Run(attack, MODEL, X, Y, region=region)
     z = (X + 0.01).clamp(0, 1)
     run.gradient(z)
-    first = Attack(gradients=(Momentum(),), threat=L2(0.5), iterations=3)(MODEL, X, Y, region=region)
+    first = Attack(gradients=(Momentum(),), threat=L2(0.5), iterations=3, step_size=0.05)(MODEL, X, Y, region=region)
     direction = at_length_one(features_of(first) - features_of(X))
     expected = ((features_of(z) - features_of(X)) * direction * (Y != VOID)[:, None]).sum((1, 2, 3))
     assert torch.allclose(run.losses, expected, rtol=1e-10)
