@@ -17,7 +17,19 @@ from segtrans.models import wrap
 from segtrans.run import Run
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Remap, Scale
-from toys import ATTACKS, BY_THEMSELVES, CLASSES, Context, dense, each_attack, images, labels, loss_of, reaches_inside, run_of
+from toys import (
+    ATTACKS,
+    BY_THEMSELVES,
+    CLASSES,
+    Context,
+    dense,
+    each_attack,
+    images,
+    labels,
+    loss_of,
+    reaches_inside,
+    run_of,
+)
 
 X, Y = images(2), labels(2)
 MODEL = Context()
