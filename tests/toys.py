@@ -57,6 +57,21 @@ class PixelLinear(nn.Module):
         return nn.functional.conv2d(x, self.weight.to(x))
 
 
+class Block(nn.Module):
+    """A residual block as in a ResNet, in place like there."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=2, dilation=2)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn(self.conv(x))
+        out += x
+        return self.relu(out)
+
+
 class Context(nn.Module):
     """Three small convolutions, so that a pixel's logits depend on its neighbours; in evaluation mode."""
 
@@ -67,15 +82,15 @@ class Context(nn.Module):
             nn.BatchNorm2d(6),
             nn.Tanh(),
             nn.Dropout(0.5),
-            nn.Conv2d(6, 6, 3, padding=2, dilation=2),
-            nn.Tanh(),
+            Block(6),
             nn.Conv2d(6, CLASSES, 1),
         )
         generator = torch.Generator().manual_seed(seed)
         for value in self.state_dict().values():
             if value.is_floating_point():
                 value.copy_(2 * torch.rand(value.shape, generator=generator) - 1)
-        self.body[1].running_var.fill_(2.0)
+        for norm in (self.body[1], self.body[4].bn):
+            norm.running_var.fill_(2.0)
         self.double().eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +98,14 @@ class Context(nn.Module):
 
 
 class Constant(nn.Module):
-    """The same logits whatever the image, and a gradient of exactly zero."""
+    """The same features and logits whatever the image, and a gradient of exactly zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Context()
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0 * x.sum(1, keepdim=True) + torch.arange(CLASSES).to(x).view(1, -1, 1, 1)
+        return self.inner(0 * x)
 
 
 def bright(x: Tensor) -> Tensor:
@@ -95,14 +114,15 @@ def bright(x: Tensor) -> Tensor:
 
 
 class BreaksOnBright(nn.Module):
-    """``inner``, but with ``value`` instead of the logits of every bright image."""
+    """``inner``, but with ``value``, or NaN made from it, in the features and logits of every bright image."""
 
     def __init__(self, inner: nn.Module, value: float = torch.nan) -> None:
         super().__init__()
         self.inner, self.value = inner, value
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) * torch.where(bright(x), self.value, 1.0)
+        factor = torch.where(bright(x), self.value, 1.0)
+        return self.inner(x * factor) * factor
 
 
 def images(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0, high: float = 1.0) -> Tensor:
@@ -162,6 +182,11 @@ def _quick(attack: Attack, iterations: int) -> Attack:
     return replace(attack, iterations=min(attack.iterations, iterations), gradients=tuple(few))
 
 
+def reaches_inside(attack: Attack) -> bool:
+    """Whether an attack needs a surrogate with layers, of which the simplest toys have none."""
+    return bool(attack.backward) or attack.objective.layer is not None
+
+
 def _attacks() -> Iterator[tuple[str, Attack]]:
     for name, entry in ENTRIES.items():
         # The step is larger with fewer iterations where it is a share of the budget.
@@ -213,7 +238,8 @@ TRANSFORMS: dict[str, Transform] = {
 # These change what a pixel shows, beyond recognition, but not its place.
 REPAINTING = (Admix, MixMask, Spectrum, StyleMix)
 
-OBJECTIVES: dict[str, Objective] = {name: part() for name, part in parts_of(Objective).items()}
+# Those on features are not functions of logits.
+OBJECTIVES: dict[str, Objective] = {name: p() for name, p in parts_of(Objective).items() if p().layer is None}
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 each_separate_attack = pytest.mark.parametrize("attack", SEPARATE.values(), ids=SEPARATE)

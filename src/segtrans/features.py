@@ -1,6 +1,7 @@
 """Layers inside a surrogate: how they are named, found and listened to."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -8,8 +9,12 @@ from torch import Tensor, nn
 
 from segtrans.errors import ModelError, UsageError, unknown
 
-# A model is walked through once; it is forgotten with the model.
-_DEPTHS: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+# A model is walked through once. Only names are kept, since a module that is its own layer would never be forgotten.
+_DEPTHS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+
+COARSEST = 32
+"""Maps with fewer than one position per this many pixels along a side do not count as depth: they are what pooling
+branches and squeeze-and-excitation make."""
 
 
 class _EnoughError(Exception):
@@ -17,13 +22,24 @@ class _EnoughError(Exception):
 
 
 def forward_with(layer: nn.Module, model: nn.Module, images: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
-    """Logits of ``images`` and the output of ``layer``; with ``stop`` the pass ends there and the logits are empty."""
-    heard: list[Tensor] = []
+    """Logits of ``images`` and the map (N, C, h, w) that ``layer`` returns; with ``stop`` the pass ends there and the
+    logits are empty.
 
-    def listen(module: nn.Module, inputs: Any, output: Any) -> None:
+    A layer that runs several times in one pass is listened to the first time.
+
+    Raises:
+        ModelError: the layer does not run, or does not return exactly one map per image.
+    """
+    heard: list[Any] = []
+
+    def listen(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if heard:
+            return None
         heard.append(output)
         if stop:
             raise _EnoughError
+        # Whatever follows may work in place (ReLU does), which must not reach what was heard.
+        return output.clone() if isinstance(output, Tensor) else None
 
     handle = layer.register_forward_hook(listen)
     try:
@@ -32,54 +48,93 @@ def forward_with(layer: nn.Module, model: nn.Module, images: Tensor, *, stop: bo
         logits = torch.empty(0)
     finally:
         handle.remove()
-    if not heard or not isinstance(heard[-1], Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ModelError(f"layer {type(layer).__name__} returned no tensor, so it has no features to work on")
-    return logits, heard[-1]
+    if not heard:
+        raise ModelError(f"layer {type(layer).__name__} has no part in the surrogate's output, so it has no features")
+    return logits, _only_map(layer, heard[0], len(images))
+
+
+def _only_map(layer: nn.Module, output: Any, count: int) -> Tensor:
+    maps = [t for t in _tensors(output) if t.ndim == 4 and len(t) == count]
+    if len(maps) != 1:
+        shapes = ", ".join(str(tuple(t.shape)) for t in _tensors(output)) or type(output).__name__
+        raise ModelError(
+            f"layer {type(layer).__name__} returns {shapes}; name a layer that returns one map ({count}, C, h, w)"
+        )
+    return maps[0]
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors that a module returned, alone or in a tuple, a list or a dictionary."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return _all_tensors(cast(Mapping[Any, Any], output).values())
+    return _all_tensors(cast(Iterable[Any], output)) if isinstance(output, list | tuple) else []
+
+
+def _all_tensors(outputs: Iterable[Any]) -> list[Tensor]:
+    return [tensor for output in outputs for tensor in _tensors(output)]
 
 
 def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Module:
     """The module of that name, or the one at that share of the model's depth.
 
-    Depth is counted in modules that have weights and return maps (N, C, h, w), in the order in which they run on
-    ``sample`` (1, 3, H, W): 0.5 is the one in the middle, 0 the first, 1 the last.
+    A name may leave out what wraps a network: ``layer3`` is found as ``network.encoder.layer3``; of several modules
+    that end in the name it is the one that fewest others contain. Depth is counted in modules that have weights and
+    return maps (N, C, h, w), in the order in which they run on ``sample`` (1, 3, H, W): 0.5 is the one in the middle,
+    0 the first, 1 the last.
 
     Raises:
-        UsageError: no module has the name, or the share is not from 0 to 1.
-        ModelError: no module returns maps.
+        UsageError: no module has the name, several could be meant, or the share is not from 0 to 1.
+        ModelError: no module returns maps, or the model is an ensemble.
     """
+    if len(getattr(model, "members", None) or ()) > 1:
+        raise ModelError(f"{type(model).__name__} is an ensemble; layers belong to one of its members")
     if isinstance(layer, str):
-        modules = dict(model.named_modules())
-        if layer not in modules:
-            # Wrapped networks are known by their own names.
-            matches = [name for name in modules if name.endswith(f".{layer}")]
-            if len(matches) != 1:
-                raise unknown("layer", layer, modules)
-            layer = matches[0]
-        return modules[layer]
+        return _named(model, layer)
     if not 0 <= layer <= 1:
         raise UsageError(f"layer is {layer}; allowed are names of modules and shares of the depth from 0 to 1")
-    known = _DEPTHS.get(model)
-    if known is None:
-        known = _DEPTHS[model] = _in_order(model, sample)
-    if not known:
+    names = _DEPTHS.get(model)
+    if names is None:
+        weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+        names = _DEPTHS[model] = in_order(model, sample, weighted)
+    if not names:
         raise ModelError("no module of the surrogate returns feature maps (N, C, h, w)")
-    return known[round(layer * (len(known) - 1))]
+    return model.get_submodule(names[round(layer * (len(names) - 1))])
 
 
-def _in_order(model: nn.Module, sample: Tensor) -> list[nn.Module]:
-    """Modules with weights of their own that return maps, in the order in which they first run."""
+def _named(model: nn.Module, layer: str) -> nn.Module:
+    modules = {name: module for name, module in model.named_modules() if name}
+    if layer in modules:
+        return modules[layer]
+    matches = sorted((name for name in modules if name.endswith(f".{layer}")), key=_levels)
+    if not matches:
+        # A network has hundreds of modules; only those of its uppermost levels are listed.
+        raise unknown("layer", layer, [name for name in modules if _levels(name) < 3])
+    if len(matches) > 1 and _levels(matches[0]) == _levels(matches[1]):
+        raise UsageError(f"layer {layer!r} could be {matches[0]!r} or {matches[1]!r}; give the full name")
+    return modules[matches[0]]
+
+
+def _levels(name: str) -> int:
+    return name.count(".")
+
+
+def in_order(model: nn.Module, sample: Tensor, modules: Iterable[nn.Module]) -> list[str]:
+    """Names of those of ``modules`` that return maps, in the order in which they first run on ``sample``."""
     order: dict[nn.Module, None] = {}
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
+        is_map = isinstance(output, Tensor) and output.ndim == 4
+        if is_map and all(COARSEST * o >= s for o, s in zip(output.shape[-2:], sample.shape[-2:], strict=True)):
             order.setdefault(module)
 
-    weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-    handles = [module.register_forward_hook(note) for module in weighted]
+    handles = [module.register_forward_hook(note) for module in modules]
     try:
         with torch.no_grad():
             model(sample)
     finally:
         for handle in handles:
             handle.remove()
-    return list(order)
+    names = {module: name for name, module in model.named_modules()}
+    return [names[module] for module in order]

@@ -56,6 +56,8 @@ class Run:
         allowed: pixels that may change, boolean and broadcastable to ``x``.
         iteration, iterations, alpha: where the loop stands, and the step size.
         losses: (N,) what the objective was at the last gradient.
+        shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
+            None outside a gradient.
         evaluations: gradient evaluations spent per image so far.
     """
 
@@ -76,6 +78,7 @@ class Run:
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
         self.evaluations = 0
+        self.shown: tuple[Tensor, Tensor] | None = None
         self.chunk = max(1, len(x) if chunk is None else chunk)
         self._keys = derive(image_keys(x), seed)
         # On the CPU, so that asking for a number that all images share does not wait for a GPU.
@@ -164,8 +167,12 @@ class Run:
         if member is not None:
             models: Sequence[Model] = (self.members[member],)
         else:
-            models = self.members if getattr(self.model, "apart", False) else (self.model,)
+            # A layer belongs to one network, so objectives on features see an ensemble's members one by one.
+            apart = getattr(self.model, "apart", False) or self.attack.objective.layer is not None
+            models = self.members if apart else (self.model,)
+        self.shown = places, copy
         losses = [self._loss(self._view(model, z, places, copy)) for model in models]
+        self.shown = None
         total = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
         return -total if self.targeted else total
 
@@ -174,8 +181,7 @@ class Run:
         images, labels = self._transformed(z, places, copy)
         logits, features = self._forward(model, images)
         if objective.uses_logits and self.evaluations == 0:
-            _check_logits(logits, images)
-            _check_classes(self.y, logits.shape[1])
+            self.check(logits, images)
         reference = None
         if objective.uses_clean:
             with torch.no_grad():
@@ -206,6 +212,11 @@ class Run:
             raise ModelError(f"the surrogate is a {type(model).__name__}; this objective needs a torch.nn.Module")
         layer = find_layer(model, objective.layer, self.x[:1])
         return forward_with(layer, model, images, stop=not objective.uses_logits)
+
+    def check(self, logits: Tensor, images: Tensor) -> None:
+        """ModelError unless ``logits`` are some of ``images`` at their size, UsageError for labels they do not know."""
+        _check_logits(logits, images)
+        _check_classes(self.y, logits.shape[1])
 
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""

@@ -80,6 +80,7 @@ STAYING = {
     and not attack.transforms
     and not attack.area.hidden
     and not isinstance(attack.step, Patchwise)
+    and not attack.backward
     and not any(isinstance(g, Smooth) for g in attack.gradients)
 }
 

@@ -15,7 +15,18 @@ from segtrans.objectives import Objective
 from segtrans.steps import Patchwise
 from segtrans.threat import L2
 from segtrans.transforms import Transform
-from toys import CLASSES, PixelLinear, draw, each_objective, each_transform, images, labels, loss_of, run_of
+from toys import (
+    CLASSES,
+    PixelLinear,
+    draw,
+    each_objective,
+    each_transform,
+    images,
+    labels,
+    loss_of,
+    reaches_inside,
+    run_of,
+)
 
 TWO = PixelLinear(classes=2)
 # Budget, step and images are multiples of 1/256, so that float64 adds them without rounding.
@@ -42,12 +53,13 @@ def pulls_everywhere(objective: Objective) -> bool:
     return torch.equal(gradient.sign(), torch.stack([2 * y - 1, 1 - 2 * y], 1).double())
 
 
-# Transformations, smoothing, patch-wise steps and a shared perturbation give the pixels a common fate, and in a hidden
-# area nothing is gained on a model of single pixels; of everything else the optimum is known.
+# Transformations, smoothing, patch-wise steps and a shared perturbation give the pixels a common fate, in a hidden area
+# nothing is gained on a model of single pixels, and features are something else; of what is left the optimum is known.
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
     if entry.attack.iterations
+    and not reaches_inside(entry.attack)
     and not entry.attack.transforms
     and not entry.attack.shared
     and not entry.attack.area.hidden

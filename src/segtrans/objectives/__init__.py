@@ -2,6 +2,14 @@
 
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 from segtrans.objectives.divergences import Cosine, JensenShannon, Margin, Spherical, WrongClass
+from segtrans.objectives.features import (
+    Attribution,
+    Dispersion,
+    FeatureImportance,
+    FeatureSimilarity,
+    Projection,
+    Prototype,
+)
 from segtrans.objectives.pixels import (
     BalancedCrossEntropy,
     CosPGD,
@@ -13,14 +21,20 @@ from segtrans.objectives.pixels import (
 )
 
 __all__ = [
+    "Attribution",
     "BalancedCrossEntropy",
     "CosPGD",
     "Cosine",
     "CrossEntropy",
+    "Dispersion",
+    "FeatureImportance",
+    "FeatureSimilarity",
     "JensenShannon",
     "Margin",
     "MaskedCrossEntropy",
     "Objective",
+    "Projection",
+    "Prototype",
     "RegionWeighted",
     "SegPGD",
     "Spherical",

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ class Transform(ABC):
     """Changes what the surrogate sees; the gradient flows back through it to the original pixels.
 
     ``copies`` is how many differently transformed copies of an image one gradient is averaged over; which of them an
-    item is, ``draw.copy`` says.
+    item is, ``draw.copy`` says. ``moves`` is false for those that leave every pixel where it is.
     """
+
+    moves: ClassVar[bool] = True
 
     copies: int = 1
 

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -243,6 +243,8 @@ class CellMask(Transform):
         fill: the colour of hidden cells, by default the mean of ImageNet.
         whole_first: leave the first copy as it is.
     """
+
+    moves: ClassVar[bool] = False
 
     grid: int = 4
     kept: int = 8

@@ -1,7 +1,7 @@
 """The image with parts hidden."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class MaskBlocks(Transform):
         grid: cells per side.
         hidden: what hidden pixels count as: ``"void"``, not at all, or ``"keep"``, with their labels.
     """
+
+    moves: ClassVar[bool] = False
 
     copies: int = 16
     grid: int = 4

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class Admix(Transform):
         bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
     """
 
+    moves: ClassVar[bool] = False
+
     copies: int = 3
     share: float = 0.2
     bank: str = ""
@@ -73,6 +76,8 @@ class UniformScale(Transform):
     Attributes:
         scale: the smallest and the largest factor; a single copy has the largest.
     """
+
+    moves: ClassVar[bool] = False
 
     copies: int = 5
     scale: tuple[float, float] = (0.1, 0.75)
@@ -99,6 +104,8 @@ class MixMask(Transform):
         strength: half the width of the mask's range.
         bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
     """
+
+    moves: ClassVar[bool] = False
 
     copies: int = 3
     strength: float = 0.5
@@ -129,6 +136,8 @@ class StyleMix(Transform):
             is that of eps = 8/255.
         bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
     """
+
+    moves: ClassVar[bool] = False
 
     copies: int = 20
     keep: float = 0.5

@@ -1,6 +1,7 @@
 """The image at other sizes and brightnesses."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -79,6 +80,8 @@ class Rescale(Transform):
 @dataclass(frozen=True, kw_only=True)
 class Scale(Transform):
     """Darker copies x / 2^i for i = 0 … copies-1 (SI-FGSM, Lin et al., ICLR 2020); labels stay, pixels do too."""
+
+    moves: ClassVar[bool] = False
 
     copies: int = 5
 

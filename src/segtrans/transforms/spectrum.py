@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Spectrum(Transform):
         sigma: standard deviation of the noise, which the authors set to eps; a transformation does not know eps, so
             the default is that of eps = 8/255 and has to be set along with another budget.
     """
+
+    moves: ClassVar[bool] = False
 
     copies: int = 20
     rho: float = 0.5

@@ -1,0 +1,498 @@
+"""Objectives on features, against loops over positions written from the papers' formulas."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segtrans.attack import Attack
+from segtrans.catalogue import ENTRIES, compose
+from segtrans.catalogue import attack as read
+from segtrans.data.base import VOID
+from segtrans.errors import ModelError, UsageError
+from segtrans.features import find_layer, forward_with
+from segtrans.goals import Goal
+from segtrans.gradients import Momentum
+from segtrans.objectives import (
+    Attribution,
+    CrossEntropy,
+    Dispersion,
+    FeatureImportance,
+    FeatureSimilarity,
+    Objective,
+    Projection,
+    Prototype,
+)
+from segtrans.objectives.features import labels_at
+from segtrans.run import Run, View
+from segtrans.threat import L2
+from segtrans.transforms import Remap, Scale, Transform
+from toys import CLASSES, Context, dense, draw, each_transform, images, labels, parts_of, run_of
+
+SIZE = (9, 11)
+X, Y = images(2, SIZE), labels(2, SIZE)
+MODEL = Context()
+# The second image has no pixel of class 1, and the first one has void.
+Y[1] = torch.where(Y[1] == 1, 0, Y[1])
+# Half the size, to be compared with labels at that size.
+SMALL = (4, 5)
+
+PARTS = {name: part for name, part in parts_of(Objective).items() if part().layer is not None}
+PREPARED = (FeatureImportance, Attribution, Projection)
+FREE = [part for part in PARTS.values() if part not in PREPARED]
+each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+each_free_part = pytest.mark.parametrize("part", FREE)
+each_prepared_part = pytest.mark.parametrize("part", PREPARED)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+CLEAN, FOUND = noise(2, 4, *SMALL), noise(2, 4, *SMALL) + noise(2, 4, *SMALL, seed=1)
+
+
+def view_of(found: Tensor, clean: Tensor = CLEAN, y: Tensor = Y) -> View:
+    places = torch.arange(len(found))
+    return View(labels=y, features=found, places=places, reference=View(labels=y, features=clean))
+
+
+def at(objective: Objective, iteration: int = 3, iterations: int = 10, **settings: Any) -> Run:
+    run = run_of(Attack(objective=objective, iterations=iterations, **settings), X, Y, MODEL)
+    run.iteration = iteration
+    return run
+
+
+def small_labels(image: int) -> dict[tuple[int, int], int]:
+    """The label at each position that is not void, read from the pixel under its centre."""
+    found = {}
+    for i in range(SMALL[0]):
+        for j in range(SMALL[1]):
+            row, col = math.floor((i + 0.5) * SIZE[0] / SMALL[0]), math.floor((j + 0.5) * SIZE[1] / SMALL[1])
+            if int(Y[image, row, col]) != VOID:
+                found[i, j] = int(Y[image, row, col])
+    return found
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+
+def test_labels_of_positions_are_those_under_their_centres() -> None:
+    found = labels_at(Y, SMALL)
+    for image in range(2):
+        known = small_labels(image)
+        assert 5 < len(known) < 20
+        for i in range(SMALL[0]):
+            for j in range(SMALL[1]):
+                assert int(found[image, i, j]) == known.get((i, j), VOID)
+    assert torch.equal(labels_at(Y, SIZE), Y)
+    assert labels_at(Y, (3, 30)).shape == (2, 3, 30)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 19, 20, 512])
+@pytest.mark.parametrize("iteration", [0, 3, 10])
+def test_feature_similarity_by_hand(iteration: int, rows: int) -> None:
+    """A quarter of the way: weight 1/4 to the distance from oneself, 3/4 to that between those that were alike."""
+    objective = FeatureSimilarity(similar=0.2, rows=rows)
+    expected = []
+    for image in range(2):
+        places = list(small_labels(image))
+        local = [cosine(CLEAN[image, :, i, j], FOUND[image, :, i, j]) for i, j in places]
+        pairs = [
+            cosine(FOUND[image, :, i, j], FOUND[image, :, k, m])
+            for i, j in places
+            for k, m in places
+            if (i, j) != (k, m) and cosine(CLEAN[image, :, i, j], CLEAN[image, :, k, m]) > 0.2
+        ]
+        assert 10 < len(pairs) < len(places) * (len(places) - 1)
+        share = iteration / 10
+        expected.append(-share * sum(local) / len(local) - (1 - share) * sum(pairs) / len(pairs) / 2)
+    found = objective(view_of(FOUND), at(objective, iteration))
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [7, 512])
+def test_gradient_of_feature_similarity(rows: int) -> None:
+    objective = FeatureSimilarity(similar=0.2, rows=rows)
+    run = at(objective)
+    assert torch.autograd.gradcheck(lambda f: objective(view_of(f), run), FOUND.clone().requires_grad_())
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("rows", [16, 50])
+def test_feature_similarity_never_holds_all_pairs(rows: int) -> None:
+    """Neither forward nor backward: 20 × 25 positions are 250 000 pairs."""
+    size = (20, 25)
+    count = size[0] * size[1]
+    clean, found = noise(1, 3, *size), noise(1, 3, *size, seed=1).requires_grad_()
+    objective = FeatureSimilarity(rows=rows)
+    run = at(objective)
+    with Largest() as largest:
+        objective(view_of(found, clean, dense(1, size)), run).sum().backward()
+    assert largest.elements <= rows * count
+    with Largest() as whole:
+        FeatureSimilarity(rows=count)(view_of(found, clean, dense(1, size)), run)
+    assert whole.elements == count * count, "the count sees them where they are"
+
+
+def test_prototype_by_hand() -> None:
+    expected = []
+    for image in range(2):
+        known = small_labels(image)
+        means = {
+            label: torch.stack([CLEAN[image, :, i, j] for (i, j), own in known.items() if own == label]).mean(0)
+            for label in set(known.values())
+        }
+        values = [cosine(FOUND[image, :, i, j], means[label]) for (i, j), label in known.items()]
+        expected.append(-sum(values) / len(values))
+    objective = Prototype()
+    assert torch.allclose(objective(view_of(FOUND), at(objective)), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_dispersion_by_hand() -> None:
+    expected = []
+    for image in range(2):
+        below = above = 0.0
+        for i, j in small_labels(image):
+            vector = FOUND[image, :, i, j].tolist()
+            mean = sum(vector) / len(vector)
+            below += sum(v * v for v in vector if v < mean)
+            above += sum(v * v for v in vector if v >= mean)
+        expected.append(math.log(math.sqrt(below)) - math.log(math.sqrt(above)))
+    objective = Dispersion()
+    assert torch.allclose(objective(view_of(FOUND), at(objective)), torch.tensor(expected, dtype=torch.float64))
+
+
+@each_free_part
+def test_gradient_is_that_of_the_loss(part: type[Objective]) -> None:
+    objective = part()
+    run = at(objective)
+    assert torch.autograd.gradcheck(lambda f: objective(view_of(f), run), FOUND.clone().requires_grad_())
+
+
+@each_free_part
+@pytest.mark.parametrize("nonsense", [0.0, 1e6, -1e6])
+def test_features_under_void_do_not_matter(part: type[Objective], nonsense: float) -> None:
+    objective = part()
+    run = at(objective)
+    void = (labels_at(Y, SMALL) == VOID)[:, None]
+    results = []
+    for clean, found in ((CLEAN, FOUND), (CLEAN.where(~void, nonsense), FOUND.where(~void, nonsense))):
+        leaf = found.clone().requires_grad_()
+        loss = objective(view_of(leaf, clean), run)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        assert (gradient.movedim(1, -1)[void[:, 0]] == 0).all()
+        results.append((loss, gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    nothing = objective(view_of(FOUND, y=torch.full_like(Y, VOID)), run)
+    assert (nothing == 0).all()
+
+
+@each_free_part
+def test_features_of_zero_are_finite(part: type[Objective]) -> None:
+    """ReLU makes such features."""
+    objective = part()
+    leaf = FOUND.clone().where(torch.arange(5) > 1, 0).requires_grad_()
+    loss = objective(view_of(leaf, CLEAN.where(torch.arange(5) > 2, 0)), at(objective))
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    assert loss.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
+
+
+def gain_gradient(x: Tensor, of: str) -> Tensor:
+    """Gradient of minus the labels' mean logit, or of their cross-entropy, with respect to the features."""
+    model = MODEL
+    logits, features = forward_with(find_layer(model, 0.6, X[:1]), model, x.clone().requires_grad_(), stop=False)
+    total = torch.zeros((), dtype=torch.float64)
+    for image in range(len(x)):
+        for row, col in (Y[image] != VOID).nonzero().tolist():
+            pixel, label = logits[image, :, row, col], int(Y[image, row, col])
+            value = -pixel[label] if of == "logit" else pixel.logsumexp(0) - pixel[label]
+            total = total + value / int((Y[image] != VOID).sum())
+    return torch.autograd.grad(total, features)[0]
+
+
+def features_of(x: Tensor) -> Tensor:
+    return forward_with(find_layer(MODEL, 0.6, X[:1]), MODEL, x, stop=True)[1].detach()
+
+
+def at_length_one(weights: Tensor) -> Tensor:
+    return torch.stack([w / math.sqrt(float((w * w).sum())) for w in weights])
+
+
+@pytest.mark.parametrize("of", ["logit", "cross-entropy"])
+def test_feature_importance_by_hand(of: str) -> None:
+    objective = FeatureImportance(samples=4, of=of)
+    run = at(objective, 0)
+    z = (X + 0.01).clamp(0, 1)
+    run.gradient(z)
+    weights = torch.zeros_like(features_of(X))
+    kept = []
+    for number in range(4):
+        # The first stream of a run.
+        draw = at(objective, 0).draw(1001, torch.full((2,), number))
+        keep = draw.uniform(3, *SIZE) >= 0.3
+        kept.append(keep.double().mean())
+        weights += gain_gradient(X * keep, of)
+    assert torch.allclose(run.losses, (at_length_one(weights) * features_of(z)).sum((1, 2, 3)), rtol=1e-10)
+    assert sum(kept) / 4 == pytest.approx(0.7, abs=0.05)
+
+
+@pytest.mark.parametrize("of", ["logit", "cross-entropy"])
+@pytest.mark.parametrize("oppose", [1.0, 0.3])
+def test_attribution_by_hand(oppose: float, of: str) -> None:
+    objective = Attribution(samples=3, of=of, oppose=oppose)
+    run = at(objective, 0)
+    z = (X + 0.01).clamp(0, 1)
+    run.gradient(z)
+    weights = at_length_one(sum(gain_gradient(X * m / 3, of) for m in (1, 2, 3)))
+    attribution = -(features_of(z) - features_of(torch.zeros_like(X))) * weights
+    positive, negative = attribution.clamp_min(0).sum((1, 2, 3)), -attribution.clamp_max(0).sum((1, 2, 3))
+    assert torch.allclose(run.losses, -(positive - oppose * negative), rtol=1e-10)
+
+
+def test_projection_by_hand() -> None:
+    objective = Projection(iterations=3)
+    run = at(objective, 0)
+    z = (X + 0.01).clamp(0, 1)
+    run.gradient(z)
+    first = Attack(gradients=(Momentum(),), iterations=3)(MODEL, X, Y)
+    direction = at_length_one(features_of(first) - features_of(X))
+    valid = (labels_at(Y, SIZE) != VOID)[:, None]
+    expected = ((features_of(z) - features_of(X)) * direction * valid).sum((1, 2, 3))
+    assert torch.allclose(run.losses, expected, rtol=1e-10)
+
+
+def test_projection_has_the_budget_and_the_region_of_its_attack() -> None:
+    region = torch.zeros(SIZE, dtype=torch.bool)
+    region[:4] = True
+    attack = Attack(objective=Projection(iterations=3), threat=L2(0.5), iterations=5, step_size=0.05)
+    run = Run(attack, MODEL, X, Y, region=region)
+    z = (X + 0.01).clamp(0, 1)
+    run.gradient(z)
+    first = Attack(gradients=(Momentum(),), threat=L2(0.5), iterations=3, step_size=0.05)(MODEL, X, Y, region=region)
+    direction = at_length_one(features_of(first) - features_of(X))
+    expected = ((features_of(z) - features_of(X)) * direction * (Y != VOID)[:, None]).sum((1, 2, 3))
+    assert torch.allclose(run.losses, expected, rtol=1e-10)
+
+
+class Counted(Context):
+    """Counts the images that pass with a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.images.append(len(x))
+        return super().forward(x)
+
+
+@each_part
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_evaluations_are_what_is_spent(part: type[Objective], chunk: int | None) -> None:
+    model = Counted()
+    attack = compose(part(), Attack(iterations=3))
+    result = attack.perturb(model, X, Y, chunk=chunk)
+    assert result.evaluations == attack.evaluations == sum(model.images) / len(X)
+    assert attack.evaluations == 3 + attack.objective.preparation
+    assert max(model.images) == (chunk or len(X))
+    assert (attack.objective.preparation > 0) == (part in PREPARED)
+
+
+@each_part
+def test_chunks_and_batch_do_not_matter(part: type[Objective]) -> None:
+    attack = compose(part(), Attack(iterations=3, random_start=True))
+    together = attack(MODEL, X, Y)
+    assert torch.equal(attack(MODEL, X, Y, chunk=1), together)
+    assert torch.equal(attack(MODEL, X[1:], Y[1:]), together[1:])
+
+
+@each_part
+def test_the_objective_grows(part: type[Objective]) -> None:
+    attack = compose(part(), Attack(iterations=10))
+    adversarial = attack(MODEL, X, Y)
+    run = run_of(attack, X, Y, MODEL)
+    # The weights of feature similarity change on the way, so they are compared at the same moment.
+    run.iteration = 5
+    run.gradient(X)
+    before = run.losses
+    run.gradient(adversarial)
+    assert (run.losses > before).all()
+
+
+@each_part
+def test_the_layer_is_where_it_is_said_to_be_and_the_pass_ends_there(part: type[Objective]) -> None:
+    model = Context()
+    ran: list[str] = []
+    for number in (2, 4, 5):
+        model.body[number].register_forward_hook(lambda *_, number=number: ran.append(str(number)))
+    run = run_of(Attack(objective=part(layer="body.2")), X, Y, model)
+    ran.clear()
+    run.gradient(X)
+    assert set(ran) == {"2"}
+    adversarial = [Attack(objective=part(layer=layer), iterations=2)(MODEL, X, Y) for layer in (0.1, 0.9)]
+    assert not torch.equal(*adversarial)
+
+
+@each_free_part
+@pytest.mark.parametrize("transform", [Remap(copies=2), Scale(copies=3)])
+def test_views_are_compared_with_the_same_view(part: type[Objective], transform: Any) -> None:
+    """At the clean image the features of any view are those of the clean view."""
+    attack = Attack(objective=part(), transforms=(transform,), iterations=2)
+    assert attack.perturb(MODEL, X, Y).adversarial.isfinite().all()
+    if part is FeatureSimilarity:
+        run = run_of(attack, X, Y, MODEL)
+        run.iteration = 2
+        run.gradient(X)
+        assert torch.allclose(run.losses, -torch.ones(2, dtype=torch.float64))
+
+
+@each_prepared_part
+def test_weights_of_the_clean_image_go_with_its_pixels_only(part: type[Objective]) -> None:
+    with pytest.raises(UsageError, match=rf"^{part.__name__} weighs features where .*, which Remap moves$"):
+        compose(part(), Scale(), Remap())(MODEL, X, Y)
+    assert compose(part(), Scale(copies=2), Attack(iterations=2))(MODEL, X, Y).isfinite().all()
+
+
+@each_transform
+def test_transformations_say_whether_they_move_pixels(transform: Transform) -> None:
+    """A label for each pixel tells where it has gone, or that it is hidden."""
+    y = 1000 + torch.arange(SIZE[0] * SIZE[1]).view(1, *SIZE)
+    moved = [transform(X[:1], y, draw(1, seed=seed))[1] for seed in range(10)]
+    assert transform.moves == any(m.shape != y.shape or ((m != y) & (m != VOID)).any() for m in moved)
+
+
+@each_prepared_part
+def test_ensembles_cannot_be_prepared_on(part: type[Objective]) -> None:
+    class Members(Context):
+        @property
+        def members(self) -> tuple[Context, ...]:
+            return (Context(1), Context(2))
+
+    with pytest.raises(ModelError, match=rf"^{part.__name__} prepares itself on one network; the surrogate is an ens"):
+        compose(part())(Members(), X, Y)
+
+
+class Towards(Goal):
+    """To the given labels."""
+
+    def labels(self, run: Run, y: Tensor | None) -> Tensor:
+        assert y is not None
+        return y
+
+
+@each_part
+def test_targets(part: type[Objective]) -> None:
+    """Importance and attribution know of labels; the others only of what was."""
+    attack = Attack(goal=Towards(), objective=part(), iterations=10)
+    y = torch.full_like(Y, 2)
+    if part in (FeatureImportance, Attribution):
+        before, after = (run_of(Attack(), x, y, MODEL) for x in (X, attack(MODEL, X, y)))
+        before.gradient(before.x)
+        after.gradient(after.x)
+        assert (after.losses < before.losses).all()
+    else:
+        with pytest.raises(UsageError, match=rf"^{part.__name__} leads away from the clean features"):
+            attack(MODEL, X, y)
+
+
+@each_prepared_part
+def test_labels_that_the_surrogate_does_not_know_are_refused(part: type[Objective]) -> None:
+    y = torch.full_like(Y, CLASSES)
+    with pytest.raises(UsageError, match=f"labels contain {CLASSES}; the surrogate has {CLASSES} classes"):
+        compose(part())(MODEL, X, y)
+
+
+@pytest.mark.parametrize("part", [FeatureImportance, Attribution])
+def test_layers_that_the_logits_do_not_depend_on_are_refused(part: type[Objective]) -> None:
+    class Aside(Context):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = torch.nn.Conv2d(3, 3, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.aside(x)
+            return super().forward(x)
+
+    with pytest.raises(ModelError, match="the logits do not depend on layer Conv2d"):
+        compose(part(layer="aside"))(Aside(), X, Y)
+
+
+@each_part
+@pytest.mark.parametrize("layer", [-0.1, 1.1, "", True])
+def test_impossible_layers_are_refused(part: type[Objective], layer: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{part.__name__} layer is {layer!r}; allowed are names of modules"):
+        part(layer=layer)
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        (FeatureSimilarity, "rows", 0),
+        (FeatureSimilarity, "similar", 1.5),
+        (FeatureImportance, "samples", 0),
+        (FeatureImportance, "drop", 1.0),
+        (FeatureImportance, "of", "loss"),
+        (Attribution, "samples", 1.5),
+        (Attribution, "oppose", -1),
+        (Projection, "iterations", 0),
+    ],
+)
+def test_impossible_settings_are_refused(part: type[Objective], setting: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{part.__name__} {setting} is {value!r}; allowed are"):
+        part(**{setting: value})
+
+
+def test_without_drops_importance_is_the_gradient_at_the_clean_image() -> None:
+    one, many = (
+        replace(read("fia(iterations=2)"), objective=FeatureImportance(drop=0.0, samples=n))(MODEL, X, Y)
+        for n in (1, 2)
+    )
+    assert torch.equal(one, many)
+
+
+def test_entries() -> None:
+    assert ENTRIES["fspgd"].attack.evaluations == 20
+    assert ENTRIES["fspgd"].attack.random_start
+    assert not ENTRIES["fspgd"].attack.gradients
+    assert [ENTRIES[name].attack.evaluations for name in ("fspgd-mi", "fia", "naa", "fda", "ila")] == [
+        10,
+        40,
+        40,
+        10,
+        20,
+    ]
+    assert all(e.attack.objective != CrossEntropy() for e in ENTRIES.values() if e.family == "features")
+
+
+def test_feature_attacks_compose() -> None:
+    for text in (
+        "fspgd + remap(copies=2) + mi(iterations=2)",
+        "fda + di + sgm(iterations=2)",
+        "prototype + ghost + ti",
+    ):
+        assert (read(text)(MODEL, X, Y) != X).any()
+    assert read("featuresimilarity(layer='body.4', rows=8) + mi").objective == FeatureSimilarity(layer="body.4", rows=8)
