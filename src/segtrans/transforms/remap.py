@@ -29,7 +29,7 @@ class Remap(Transform):
     grid: int = 2
     cuts: Literal["random", "even"] = "random"
     scale: tuple[float, float] = (0.8, 2.0)
-    flip: Literal["none", "horizontal", "both"] = "both"
+    flip: Literal["none", "horizontal", "both"] = "horizontal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
