@@ -23,7 +23,7 @@ demo: setup ## the main job on embedded photographs and models, offline
 	$(BIN)/segtrans demo --out runs/demo
 
 test: setup ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import runner
 from segtrans.bench.results import summary
-from segtrans.ensembles import MeanLogits
+from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
 from segtrans.spec import make_config
@@ -246,7 +246,7 @@ def test_ensembles_run_and_their_members_are_white_boxes(
 ) -> None:
     def load(name: str, device: str = "cpu") -> SegModel:
         if name.startswith("mean:"):
-            return cast(SegModel, MeanLogits([toy(member) for member in name.removeprefix("mean:").split(",")]))
+            return cast(SegModel, Ensemble([toy(member) for member in name.removeprefix("mean:").split(",")]))
         return toy(name)
 
     monkeypatch.setattr(planning, "load_model", load)

@@ -237,7 +237,7 @@ def model_hash(model: SegModel) -> str:
     """What a model computes: its structure, its weights, its preprocessing and its label map."""
     parts = members(model)
     if parts != [model]:
-        return fingerprint([type(model).__name__, *map(model_hash, parts)])
+        return fingerprint([getattr(model, "fuse", ""), *map(model_hash, parts)])
     network = model.network
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
     described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)

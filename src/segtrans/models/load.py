@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -53,26 +54,34 @@ def _file(path: str, arch: str | None = None, classes: int | None = None) -> Seg
     return _load(source, name, options)
 
 
-def _mean(specs: str) -> SegModel:
-    from segtrans.ensembles import MeanLogits
+def _ensemble(fuse: Literal["logits", "probabilities", "loss"], specs: str) -> SegModel:
+    from segtrans.ensembles import Ensemble
 
     # Commas also occur in label maps; one that parts two models is followed by a source and a colon.
     models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z]+:)", specs)]
-    return cast(SegModel, MeanLogits(models))
+    return cast(SegModel, Ensemble(models, fuse))
+
+
+ENSEMBLES: dict[str, Callable[..., SegModel]] = {
+    "loss": partial(_ensemble, "loss"),
+    "mean": partial(_ensemble, "logits"),
+    "probabilities": partial(_ensemble, "probabilities"),
+}
+"""Sources whose name is a list of models, which have options of their own."""
 
 
 SOURCES: dict[str, Callable[..., SegModel]] = {
     "file": _file,
     "hf": _hf,
-    "mean": _mean,
     "smp": _smp,
     "torchvision": _torchvision,
     "zoo": _zoo,
+    **ENSEMBLES,
 }
 """A source takes a name and options typed ``str`` or ``int``, each or None."""
 
 ANYWHERE = ("label_map", "mean", "std")
-"""Options of every source but ``mean``, whose models have their own."""
+"""Options of every source but ensembles, whose models have their own."""
 
 
 def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
@@ -85,10 +94,12 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
     ``hf:FOLDER`` or ``hf:ID``      Hugging Face transformers; ``weights=FILE|random``
     ``zoo:NAME``                    the models that come with segtrans; ``weights=FILE``
     ``file:PATH``                   weights for the architecture ``arch=SPEC``; ``classes=N``
-    ``mean:SPEC,SPEC``              the mean of several models' logits
+    ``mean:SPEC,SPEC``              an ensemble: the mean of several models' logits
+    ``probabilities:SPEC,SPEC``     an ensemble: the mean of their probabilities
+    ``loss:SPEC,SPEC``              an ensemble: the mean of their objectives, for attacks
     ==============================  ==================================================================
 
-    Every source but ``mean`` also takes ``mean=R,G,B`` and ``std=R,G,B`` on the [0, 1] scale, and ``label_map``: for
+    Every source but ensembles also takes ``mean=R,G,B`` and ``std=R,G,B`` on the [0, 1] scale, and ``label_map``: for
     each class of the network the data set's class, ``-`` to drop it, as in ``0,1,-,2``; or a JSON file with such a list
     (``null`` drops) or with an object of class names and the data set's classes, which drops all others.
 
@@ -106,7 +117,7 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     source, _, rest = spec.partition(":")
     if source not in SOURCES:
         raise unknown("model source", source, SOURCES)
-    name, _, query = (rest, "", "") if source == "mean" else rest.partition("?")
+    name, _, query = (rest, "", "") if source in ENSEMBLES else rest.partition("?")
     if not name:
         raise UsageError(f"model {spec!r} has no name; expected {source}:NAME")
     options: dict[str, str] = {}

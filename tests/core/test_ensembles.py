@@ -1,0 +1,71 @@
+"""Several models as one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from segtrans.attack import Attack
+from segtrans.ensembles import Ensemble
+from segtrans.errors import UsageError
+from segtrans.models import wrap
+from segtrans.models.base import SegModel
+from toys import CLASSES, Context, images, labels, run_of
+
+X, Y = images(2), labels(2)
+
+
+def member(seed: int, classes: int = CLASSES) -> SegModel:
+    return wrap(Context(seed), classes, mean=(0, 0, 0), std=(1, 1, 1), name=f"context{seed}").double()
+
+
+MODELS = [member(seed) for seed in range(3)]
+
+
+def test_logits_are_averaged() -> None:
+    assert torch.allclose(Ensemble(MODELS)(X), sum(m(X) for m in MODELS) / 3, atol=1e-12)
+
+
+def test_probabilities_are_averaged() -> None:
+    found = Ensemble(MODELS, "probabilities")(X).softmax(1)
+    assert torch.allclose(found, sum(m(X).softmax(1) for m in MODELS) / 3, atol=1e-12)
+
+
+def test_probabilities_that_underflow_keep_their_gradient() -> None:
+    ensemble = Ensemble([m.float() for m in (member(0), member(1))], "probabilities")
+    for m in ensemble.members:
+        m.network.body[-1].weight.mul_(1e4)
+    x = X.float().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(ensemble(x), Y, ignore_index=255), x)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
+def test_one_loss_or_a_loss_each(fuse: str) -> None:
+    """Only a mean of losses has the mean of the members' gradients."""
+
+    def gradient(model: torch.nn.Module) -> Tensor:
+        return run_of(Attack(), X, Y, model).gradient(X)
+
+    expected = sum(map(gradient, MODELS)) / 3
+    same = torch.allclose(gradient(Ensemble(MODELS, fuse)), expected, rtol=1e-9, atol=0)  # type: ignore[arg-type]
+    assert same == (fuse == "loss")
+
+
+def test_a_member_can_be_asked_alone() -> None:
+    run = run_of(Attack(), X, Y, Ensemble(MODELS, "loss"))
+    assert torch.allclose(run.gradient(X, member=1), run_of(Attack(), X, Y, MODELS[1]).gradient(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
+def test_twins_are_as_good_as_one(fuse: str) -> None:
+    twins = Ensemble([MODELS[0], MODELS[0]], fuse)  # type: ignore[arg-type]
+    attack = Attack(iterations=3)
+    assert (attack(twins, X, Y) - attack(MODELS[0], X, Y)).abs().max() < 1e-9
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 model"):
+        Ensemble(MODELS[:1])
+    with pytest.raises(UsageError, match="same classes"):
+        Ensemble([MODELS[0], member(1, CLASSES + 1)])
