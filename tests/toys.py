@@ -92,6 +92,9 @@ class Context(nn.Module):
         for norm in (self.body[1], self.body[4].bn):
             norm.running_var.fill_(2.0)
         self.double().eval()
+        # All classes are about equally likely, so that there is much to be changed about predictions.
+        with torch.no_grad():
+            self.body[5].bias -= self(images(8, seed=99)).mean((0, 2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(2 * x)

@@ -475,7 +475,8 @@ def test_towards_a_target_they_come_nearer_to_it(name: str) -> None:
     attack = read(f"{name} + linf(eps=0.2) + towards")
     assert attack.goal.targeted
     before, after = ((model(z).argmax(1) == wanted).double().mean() for z in (X, attack(model, X, wanted)))
-    assert after > before + 0.1
+    # A perturbation for several views or images is a compromise.
+    assert after > before + (0.05 if attack.transforms or attack.shared else 0.1)
 
 
 @pytest.mark.parametrize(
