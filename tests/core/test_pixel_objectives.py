@@ -465,8 +465,12 @@ def test_one_class_has_no_wrong_one() -> None:
 # What the loop makes of them
 
 
-# What can be reached from a hidden area is not known.
-OPEN = [name for name, e in ENTRIES.items() if e.family == "segmentation" and not e.attack.area.hidden]
+# What can be reached from a hidden area, or through views of an image of 9 × 11 pixels, is not known.
+OPEN = [
+    name
+    for name, e in ENTRIES.items()
+    if e.family == "segmentation" and not e.attack.area.hidden and not e.attack.transforms
+]
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -475,8 +479,8 @@ def test_towards_a_target_they_come_nearer_to_it(name: str) -> None:
     attack = read(f"{name} + linf(eps=0.2) + towards")
     assert attack.goal.targeted
     before, after = ((model(z).argmax(1) == wanted).double().mean() for z in (X, attack(model, X, wanted)))
-    # A perturbation for several views or images is a compromise.
-    assert after > before + (0.05 if attack.transforms or attack.shared else 0.1)
+    # A perturbation for several images is a compromise.
+    assert after > before + (0.05 if attack.shared else 0.1)
 
 
 @pytest.mark.parametrize(
