@@ -1,5 +1,6 @@
 """What `segtrans list` shows: one dict per row, the same for people and for machines."""
 
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import getdoc
@@ -52,8 +53,9 @@ def models() -> list[Row]:
         {"name": name, "mIoU": f"{card.miou:.1f}", "classes": len(card.classes), "what": card.training_data}
         for name, card in zoo
     ]
-    sources = [line.split("``") for line in (getdoc(load_model) or "").splitlines() if line.startswith("``")]
-    return rows + [{"name": s[1], "mIoU": "", "classes": "", "what": "".join(s[2:]).strip()} for s in sources]
+    table = [line.replace("``", "") for line in (getdoc(load_model) or "").splitlines() if line.startswith("``")]
+    sources = [re.split(r"\s{2,}", line, maxsplit=1) for line in table]
+    return rows + [{"name": name, "mIoU": "", "classes": "", "what": what} for name, what in sources]
 
 
 def datasets() -> list[Row]:
@@ -63,7 +65,7 @@ def datasets() -> list[Row]:
 
 def _sentence(thing: Any) -> str:
     """The first sentence of a docstring."""
-    return " ".join((getdoc(thing) or "").split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    return " ".join((getdoc(thing) or "").split("\n\n")[0].replace("``", "").split()).partition(". ")[0].rstrip(".")
 
 
 LISTINGS: dict[str, Callable[[], list[Row]]] = {
