@@ -67,32 +67,32 @@ class Counts:
         """How many images have valid pixels."""
         return int((self.clean.sum((1, 2)) > 0).sum())
 
-    def measures(self, *, present: bool = False) -> dict[str, float]:
+    def measures(self, *, least: float = 0.0) -> dict[str, float]:
         """Every measure over all images, as fractions; NaN where no valid pixel exists, and for a rate of
         attack success where nothing was right before.
 
         ``miou_clean``, ``miou``, ``macc``, ``aacc``, ``asr_miou``, ``asr_pixel``, ``apsr``, ``drop`` and
         ``disagreement`` come from the counts of the whole set; ``miou_image``, the mean of per-image mIoU after
-        attack, is a second opinion. With ``present``, mIoU is over the classes that the truth contains, so that a few
-        stray pixels of another class do not weigh as much as a class.
+        attack, is a second opinion. With ``least`` above 0, mIoU is over the classes that have this share of
+        the truth's pixels, so that a few stray pixels do not weigh as much as a class.
         """
         weights = torch.ones(1, len(self), dtype=torch.float64)
-        measures = {name: float(value) for name, value in self._weighted(weights, present).items()}
-        return {**measures, "miou_image": float(miou(self.attacked, present=present).nanmean())}
+        measures = {name: float(value) for name, value in self._weighted(weights, least).items()}
+        return {**measures, "miou_image": float(miou(self.attacked, least=least).nanmean())}
 
     def intervals(
-        self, *, replicates: int = 1000, level: float = 0.95, seed: int = 0, present: bool = False
+        self, *, replicates: int = 1000, level: float = 0.95, seed: int = 0, least: float = 0.0
     ) -> dict[str, tuple[float, float]]:
         """Percentile bootstrap intervals over images for the headline measures."""
         random = np.random.default_rng(seed)
         n = len(self)
         weights = torch.from_numpy(random.multinomial(n, [1 / n] * n, size=replicates).astype(np.float64))
-        drawn = self._weighted(weights, present)
+        drawn = self._weighted(weights, least)
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         quantiles = {name: drawn[name].nanquantile(ends).tolist() for name in HEADLINES}
         return {name: (low, high) for name, (low, high) in quantiles.items()}
 
-    def _weighted(self, weights: Tensor, present: bool) -> dict[str, Tensor]:
+    def _weighted(self, weights: Tensor, least: float) -> dict[str, Tensor]:
         """The measures under image weights (R, N), each (R,)."""
         classes = self.clean.shape[-1]
 
@@ -103,7 +103,7 @@ class Counts:
         pixels = clean.sum((1, 2))
         right = clean.diagonal(dim1=1, dim2=2).sum(1)
         hit = attacked.diagonal(dim1=1, dim2=2)
-        before, after = miou(clean, present=present), miou(attacked, present=present)
+        before, after = miou(clean, least=least), miou(attacked, least=least)
         return {
             "miou_clean": before,
             "miou": after,
@@ -117,13 +117,14 @@ class Counts:
         }
 
 
-def miou(counts: Tensor, *, present: bool = False) -> Tensor:
+def miou(counts: Tensor, *, least: float = 0.0) -> Tensor:
     """Mean intersection over union of confusion counts (..., classes, classes), over classes that occur.
 
-    A class that neither truth nor prediction contains is left out, with ``present`` also one that the truth does not;
-    NaN where no class is left.
+    A class that neither truth nor prediction contains is left out, and one with less than the share ``least`` of the
+    truth's pixels; NaN where no class is left.
     """
     counts = counts.double()
     hit, truth = counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1)
     union = truth + counts.sum(-2) - hit
-    return (hit / union).where((truth > 0) | (not present), torch.nan).nanmean(-1)
+    common = truth >= least * truth.sum(-1, keepdim=True)
+    return (hit / union).where(common, torch.nan).nanmean(-1)

@@ -53,3 +53,15 @@ def test_more_classes_than_occur_change_nothing() -> None:
 def test_miou_of_many_matrices_at_once() -> None:
     matrices = confusion(TRUTH, AFTER, 3)
     assert torch.equal(miou(matrices), torch.stack([miou(m) for m in matrices]))
+
+
+def test_rare_classes_can_be_left_out() -> None:
+    """One stray pixel of a class that the truth lacks, or hardly has, then changes next to nothing."""
+    counts = torch.zeros(3, 3, dtype=torch.int64)
+    counts[0, 0], counts[1, 1], counts[0, 2] = 6000, 3999, 1
+    assert float(miou(counts)) == pytest.approx((6000 / 6001 + 1 + 0) / 3)
+    assert float(miou(counts, least=0.01)) == pytest.approx((6000 / 6001 + 1) / 2)
+    counts[2, 2] = 50
+    assert float(miou(counts, least=0.01)) == pytest.approx((6000 / 6001 + 1) / 2)
+    counts[2, 2] = 500
+    assert float(miou(counts, least=0.01)) == pytest.approx(float(miou(counts)))

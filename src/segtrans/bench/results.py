@@ -23,6 +23,11 @@ from segtrans.threat import in_grey_levels
 
 WHITE_BOX, SAME_BACKBONE, OTHER_BACKBONE = "white box", "same backbone", "other backbone"
 OTHER_FAMILY, UNKNOWN_BACKBONE = "CNN ↔ transformer", "unknown backbone"
+LEAST_SHARE = 0.01
+"""Where a model's own prediction is the reference, classes with less than this share of it are left out of mIoU: they
+are more often its mistakes than something in the picture, and each would weigh as much as all of the background.
+"""
+
 TRANSFER = (OTHER_BACKBONE, OTHER_FAMILY, UNKNOWN_BACKBONE, SAME_BACKBONE)
 """Blocks of transfer, from what matters most; pairs of a CNN and a CNN, or of two transformers, are the first."""
 
@@ -71,9 +76,8 @@ def _cell(plan: Plan, unit: Unit, shard: Shard, target: str) -> dict[str, Any] |
     if not shard.tensors:
         return None
     counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
-    # Where a model's own prediction is the reference, classes that only the attack brought up are no part of it.
-    present = not plan.labelled
-    intervals = {f"{name}_interval": list(ends) for name, ends in counts.intervals(present=present).items()}
+    least = 0.0 if plan.labelled else LEAST_SHARE
+    intervals = {f"{name}_interval": list(ends) for name, ends in counts.intervals(least=least).items()}
     return {
         "surrogate": unit.surrogate,
         "target": target,
@@ -81,7 +85,7 @@ def _cell(plan: Plan, unit: Unit, shard: Shard, target: str) -> dict[str, Any] |
         "seed": unit.seed,
         "block": _block(plan, unit.surrogate, target),
         "images": counts.counted,
-        **counts.measures(present=present),
+        **counts.measures(least=least),
         **intervals,
     }
 

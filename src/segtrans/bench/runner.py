@@ -212,7 +212,8 @@ def _predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[bool]]:
     """Class ids (N, H, W) on the CPU, and for which images the logits were finite."""
     with torch.inference_mode():
         logits = model(x)
-        return logits.argmax(1).cpu(), logits.isfinite().flatten(1).all(1).tolist()
+        # argmax over channels takes six times as long on a CPU.
+        return logits.max(1).indices.cpu(), logits.isfinite().flatten(1).all(1).tolist()
 
 
 class _Work:

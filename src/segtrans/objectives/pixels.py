@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def unfinished(view: View, run: Run) -> Tensor:
     """Where the attack is not done yet, (B, H, W): pixels still right or, with a target, still elsewhere."""
-    return (view.logits.detach().argmax(1) == view.labels) != run.targeted
+    logits = view.logits.detach()
+    # The same as asking for the argmax, which takes a hundred times as long as the maximum.
+    right = at_label(logits, view.labels) >= logits.amax(1)
+    return (right & (view.labels != VOID)) != run.targeted
 
 
 def at_label(values: Tensor, labels: Tensor) -> Tensor:
