@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from segtrans.attack import Attack
+from segtrans.gradients import Relevance
 from segtrans.objectives import WrongClass
 from segtrans.random import Draw
 from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, each_attack, each_separate_attack, images, labels
@@ -33,8 +34,9 @@ def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
     first = attack(MODEL, X, Y, seed=1)
     random = bool(draws)
     assert torch.equal(first, attack(MODEL, X, Y, seed=1))
-    # Three classes can be assigned to each other in two ways only, so that a draw often repeats itself.
-    few = isinstance(attack.objective, WrongClass) and not attack.random_start
+    # Three classes can be assigned to each other in two ways only, and the sign of a mean over neighbours nearby is often
+    # that of the gradient itself, so that a draw can make no difference.
+    few = isinstance(attack.objective, WrongClass) or any(isinstance(g, Relevance) for g in attack.gradients)
     others = [attack(MODEL, X, Y, seed=seed) for seed in range(2, 12 if few else 3)]
     same = torch.stack([(first == other).flatten(1).all(1) for other in others]).all(0)
     assert not same.any() if random else same.all(), "another seed is another draw for every image"
