@@ -11,15 +11,18 @@ from segtrans.metrics import confusion, miou
 from segtrans.models import load_model
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-FOLDER = SHARED / "models" / "mobilenetv2_1.0_deeplabv3_voc"
+MODELS = SHARED / "models"
 VOC = SHARED / "data" / "voc2012"
 
 
-@pytest.mark.skipif(not (FOLDER.is_dir() and VOC.is_dir()), reason=f"needs {FOLDER} and {VOC}")
-def test_mobilenetv2_deeplabv3_on_voc() -> None:
-    """66.4 % mIoU on all 248 images, where the checkpoint's own reference is 66.8 %; 65.2 % on the first 40."""
+@pytest.mark.skipif(not (MODELS.is_dir() and VOC.is_dir()), reason=f"needs {MODELS} and {VOC}")
+@pytest.mark.parametrize(("width", "expected"), [("1.0", 0.652), ("0.5", 0.619)])
+def test_mobilenetv2_deeplabv3_on_voc(width: str, expected: float) -> None:
+    """66.4 % and 62.9 % mIoU on all 248 images, where the checkpoints' own references are 66.8 % and 62.8 %; less on the
+    first 40.
+    """
     pytest.importorskip("transformers")
-    model = load_model(f"hf:{FOLDER}")
+    model = load_model(f"hf:{MODELS / f'mobilenetv2_{width}_deeplabv3_voc'}")
     data = voc(VOC).take(40)
     assert model.classes == data.classes
     counts = torch.zeros(21, 21, dtype=torch.int64)
@@ -28,4 +31,4 @@ def test_mobilenetv2_deeplabv3_on_voc() -> None:
             assert sample.label is not None
             prediction = model(to_tensor(sample.image)[None]).argmax(1)
             counts += confusion(sample.label[None], prediction, 21)[0]
-    assert float(miou(counts)) == pytest.approx(0.652, abs=0.01)
+    assert float(miou(counts)) == pytest.approx(expected, abs=0.01)
