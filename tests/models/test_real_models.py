@@ -18,9 +18,7 @@ VOC = SHARED / "data" / "voc2012"
 @pytest.mark.skipif(not (MODELS.is_dir() and VOC.is_dir()), reason=f"needs {MODELS} and {VOC}")
 @pytest.mark.parametrize(("width", "expected"), [("1.0", 0.652), ("0.5", 0.619)])
 def test_mobilenetv2_deeplabv3_on_voc(width: str, expected: float) -> None:
-    """66.4 % and 62.9 % mIoU on all 248 images, where the checkpoints' own references are 66.8 % and 62.8 %; less on the
-    first 40.
-    """
+    """66.4 % and 62.9 % mIoU on all 248 images (their own references: 66.8 % and 62.8 %); less on the first 40."""
     pytest.importorskip("transformers")
     model = load_model(f"hf:{MODELS / f'mobilenetv2_{width}_deeplabv3_voc'}")
     data = voc(VOC).take(40)
