@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,7 @@ class Patch(Area):
         if not (0 < self.side < 1 or self.side == self.side // 1 >= 1):
             raise UsageError(f"Patch side is {self.side}; allowed are shares below 1 and whole numbers from 1")
         for name in ("row", "col"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"Patch {name} is {getattr(self, name)}; allowed are numbers from 0 to 1")
+            check_number(f"Patch {name}", getattr(self, name), 0, 1)
 
     def mask(self, x: Tensor, y: Tensor) -> Tensor:
         height, width = x.shape[-2:]

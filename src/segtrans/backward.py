@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from segtrans.errors import ModelError, UsageError
+from segtrans.errors import ModelError, UsageError, check_number
 from segtrans.features import in_order
 from segtrans.residuals import Residual, residuals
 
@@ -44,8 +44,7 @@ class SkipGradient(Backward):
     factor: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.factor <= 1:
-            raise UsageError(f"SkipGradient factor is {self.factor}; allowed are numbers from 0 to 1")
+        check_number("SkipGradient factor", self.factor, 0, 1)
 
     def changed(self, run: Run) -> AbstractContextManager[None]:
         def damped(gradient: Tensor) -> Tensor:
@@ -72,8 +71,7 @@ class Ghost(Backward):
     spread: float = 0.22
 
     def __post_init__(self) -> None:
-        if not 0 <= self.spread <= 1:
-            raise UsageError(f"Ghost spread is {self.spread}; allowed are numbers from 0 to 1")
+        check_number("Ghost spread", self.spread, 0, 1)
 
     def changed(self, run: Run) -> AbstractContextManager[None]:
         found = [(residual, run.stream()) for residual in _residuals(self, run)]

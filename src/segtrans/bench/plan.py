@@ -166,7 +166,7 @@ def make_plan(
         device=device,
         store=Store(config.out),
         surroundings=surroundings(device),
-        functions={name: frozenset(map(model_hash, members(model))) for name, model in found_models.items()},
+        functions={name: _functions(model, hashes[name]) for name, model in found_models.items()},
     )
 
 
@@ -231,6 +231,12 @@ def versions() -> dict[str, str]:
 def members(model: SegModel) -> list[SegModel]:
     """The models of an ensemble, or the model alone."""
     return list(getattr(model, "members", (model,)))
+
+
+def _functions(model: SegModel, own: str) -> frozenset[str]:
+    """Fingerprints of an ensemble's members, or a model's ``own``, which took reading all of its weights."""
+    parts = members(model)
+    return frozenset({own}) if parts == [model] else frozenset(map(model_hash, parts))
 
 
 def model_hash(model: SegModel) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError
+from segtrans.errors import UsageError, check_number
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
-from segtrans.objectives.pixels import at_label, check_share, cosine, unfinished
+from segtrans.objectives.pixels import at_label, cosine, unfinished
 
 if TYPE_CHECKING:
     from segtrans.run import Run, View
@@ -101,7 +101,7 @@ class WrongClass(Objective):
     rest: float = 0.01
 
     def __post_init__(self) -> None:
-        check_share("WrongClass rest", self.rest)
+        check_number("WrongClass rest", self.rest, 0, 1)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         # Drawn when the number of classes is known, but with the numbers of the attack's beginning.

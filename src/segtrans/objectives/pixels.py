@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError
+from segtrans.errors import UsageError, check_number
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
 if TYPE_CHECKING:
@@ -33,12 +33,6 @@ def cosine(values: Tensor, labels: Tensor) -> Tensor:
     """Cosine between the values of each pixel (B, C, H, W) and its one-hot label, (B, H, W); zero for zeros."""
     length = torch.linalg.vector_norm(values, dim=1)
     return at_label(values, labels) / length.where(length > 0, 1)
-
-
-def check_share(name: str, value: float) -> None:
-    """UsageError unless ``value`` is from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value}; allowed are numbers from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +155,7 @@ class TwoStage(Objective):
 
     def __post_init__(self) -> None:
         for name in ("gamma", "beta", "switch"):
-            check_share(f"TwoStage {name}", getattr(self, name))
+            check_number(f"TwoStage {name}", getattr(self, name), 0, 1)
 
     def __call__(self, view: View, run: Run) -> Tensor:
         hard = unfinished(view, run) & (view.labels != VOID)

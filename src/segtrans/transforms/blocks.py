@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -139,8 +139,7 @@ class Structure(Geometric):
         check_whole("Structure blocks", self.blocks, 1)
         if not self.operations or not {*self.operations} <= {*_OPERATIONS}:
             raise UsageError(f"Structure operations is {self.operations!r}; allowed are {', '.join(_OPERATIONS)}")
-        if not 0 <= self.noise <= 1:
-            raise UsageError(f"Structure noise is {self.noise}; allowed are numbers from 0 to 1")
+        check_number("Structure noise", self.noise, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         n, (height, width) = self.blocks, x.shape[-2:]

@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 
 from segtrans.bank import photographs
-from segtrans.errors import UsageError
+from segtrans.errors import check_number
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range
 
 _ONE_LEVEL = 1 / 255
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value}; allowed are numbers from 0 to 1")
 
 
 def _picture(bank: str, x: Tensor, draw: Draw) -> Tensor:
@@ -60,7 +55,7 @@ class Admix(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("Admix share", self.share)
+        check_number("Admix share", self.share, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         if self.share == 0:
@@ -113,7 +108,7 @@ class MixMask(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("MixMask strength", self.strength)
+        check_number("MixMask strength", self.strength, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         if self.strength == 0:
@@ -146,8 +141,8 @@ class StyleMix(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share("StyleMix keep", self.keep)
-        _check_share("StyleMix noise", self.noise)
+        check_number("StyleMix keep", self.keep, 0, 1)
+        check_number("StyleMix noise", self.noise, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x

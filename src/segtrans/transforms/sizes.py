@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrans.errors import UsageError
+from segtrans.errors import UsageError, check_number
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -30,8 +30,7 @@ class Resize(Transform):
         check_range("Resize scale", self.scale)
         if self.scale[1] > 1:
             raise UsageError(f"Resize scale is {self.scale}; allowed are factors up to 1")
-        if not 0 <= self.probability <= 1:
-            raise UsageError(f"Resize probability is {self.probability}; allowed are numbers from 0 to 1")
+        check_number("Resize probability", self.probability, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         factor = draw.uniform(low=self.scale[0], high=self.scale[1])

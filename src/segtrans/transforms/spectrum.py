@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segtrans.errors import UsageError
+from segtrans.errors import check_number
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, positions
 
@@ -34,9 +34,8 @@ class Spectrum(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in (("rho", self.rho), ("sigma", self.sigma)):
-            if not 0 <= value <= 1:
-                raise UsageError(f"Spectrum {name} is {value}; allowed are numbers from 0 to 1")
+        check_number("Spectrum rho", self.rho, 0, 1)
+        check_number("Spectrum sigma", self.sigma, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
