@@ -84,13 +84,13 @@ class Counts:
         self, *, replicates: int = 1000, level: float = 0.95, seed: int = 0, least: float = 0.0
     ) -> dict[str, tuple[float, float]]:
         """Percentile bootstrap intervals over images for the headline measures."""
-        random = np.random.default_rng(seed)
-        n = len(self)
-        weights = torch.from_numpy(random.multinomial(n, [1 / n] * n, size=replicates).astype(np.float64))
+        drawn = self.resampled(resamples(len(self), replicates=replicates, seed=seed), least=least)
+        return {name: interval(values, level=level) for name, values in drawn.items()}
+
+    def resampled(self, weights: Tensor, *, least: float = 0.0) -> dict[str, Tensor]:
+        """The headline measures, (R,) each, with image ``n`` counted ``weights[r, n]`` times; weights are (R, N)."""
         drawn = self._weighted(weights, least)
-        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        quantiles = {name: drawn[name].nanquantile(ends).tolist() for name in HEADLINES}
-        return {name: (low, high) for name, (low, high) in quantiles.items()}
+        return {name: drawn[name] for name in HEADLINES}
 
     def _weighted(self, weights: Tensor, least: float) -> dict[str, Tensor]:
         """The measures under image weights (R, N), each (R,)."""
@@ -115,6 +115,21 @@ class Counts:
             "drop": before - after,
             "disagreement": (weights @ self.changed.double()) / pixels,
         }
+
+
+def resamples(images: int, *, replicates: int = 1000, seed: int = 0) -> Tensor:
+    """How often each of ``images`` is drawn in each bootstrap replicate, (R, N): the same for the same arguments, so
+    that whatever is measured on the same images can be compared replicate by replicate.
+    """
+    drawn = np.random.default_rng(seed).multinomial(images, [1 / images] * images, size=replicates)
+    return torch.from_numpy(drawn.astype(np.float64))
+
+
+def interval(values: Tensor, *, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of a measure's replicates (R,); undefined ones are left out."""
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = values.nanquantile(ends).tolist()
+    return low, high
 
 
 def miou(counts: Tensor, *, least: float = 0.0) -> Tensor:

@@ -1,11 +1,14 @@
 """The configuration of a run: YAML, command-line options and Python keywords become one checked value."""
 
+import re
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.threat import fraction
@@ -20,8 +23,9 @@ class RunConfig(BaseModel):
         surrogates, targets: model names as :func:`segtrans.models.load_model` reads them; without targets the
             surrogates are scored against each other.
         attacks: as :func:`segtrans.catalogue.attack` reads them.
+        baseline: one of the attacks, with which the others are compared image by image.
         data: as :func:`segtrans.data.load_data` reads it.
-        limit: only the first so many images.
+        skip: leave out the first so many images; limit: of the others, only the first so many.
         size: squeeze images and masks to this square; without it images keep their native size.
         eps: budget of every L-inf attack; iterations: of every iterative attack; step_size: of every iterative attack.
             Left out, each attack keeps its own.
@@ -38,7 +42,9 @@ class RunConfig(BaseModel):
     surrogates: Names
     targets: tuple[str, ...] = ()
     attacks: Names = ("segtrans",)
+    baseline: str | None = None
     data: str = "photos"
+    skip: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None
     size: Annotated[int, Field(ge=16)] | None = None
     eps: float | str | None = None
@@ -60,13 +66,19 @@ class RunConfig(BaseModel):
         values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
         return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in values))
 
-    @field_validator("limit", "size", "eps", "iterations", "step_size", "batch", "pictures", mode="before")
+    @field_validator("skip", "limit", "size", "eps", "iterations", "step_size", "batch", "pictures", mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:
         """YAML reads ``yes`` as true, which Python takes for 1."""
         if isinstance(value, bool):
             raise UsageError(f"{value} is no number")
         return value
+
+    @model_validator(mode="after")
+    def _compared(self) -> Self:
+        if self.baseline is not None and self.baseline not in self.attacks:
+            raise unknown("baseline", self.baseline, self.attacks)
+        return self
 
     @field_validator("out")
     @classmethod
@@ -87,9 +99,15 @@ class RunConfig(BaseModel):
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:
-    """A checked configuration; UsageError with one sentence for the first thing that is wrong."""
+    """A checked configuration; UsageError with one sentence for the first thing that is wrong.
+
+    Beside the keys of :class:`RunConfig` there may be ``vary``, which maps names to lists of values: every attack that
+    says ``{name}`` stands for as many attacks as there are values, in all combinations of the names it says.
+    """
     # Options are spelled with dashes, and so may be keys.
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    if "vary" in values:
+        values["attacks"] = _varied(values.get("attacks"), values.pop("vary"))
     for key in values:
         if key not in RunConfig.model_fields:
             raise unknown("configuration key", key, RunConfig.model_fields)
@@ -104,6 +122,37 @@ def make_config(values: dict[str, Any]) -> RunConfig:
             raise UsageError(f"configuration lacks {key!r}; give it in the file or as an option") from None
         shown = shorten(repr(first["input"]), 80, placeholder="…")
         raise UsageError(f"configuration key {key!r} is {shown}: {first['msg'].lower()}") from None
+
+
+def _varied(attacks: Any, vary: Any) -> list[str]:
+    """The attacks with each ``{name}`` replaced by every value that ``vary`` lists for it."""
+    lists: dict[str, list[str]] = {}
+    for name, values in cast(Mapping[str, Any], vary).items() if isinstance(vary, Mapping) else [("", None)]:
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"vary is {vary!r}; expected names with lists of values, such as 'vary: {{grid: [1, 2]}}'")
+        lists[str(name)] = [_written(value) for value in cast(list[Any], values)]
+    found: list[str] = []
+    used: set[str] = set()
+    for attack in cast(list[Any], attacks) if isinstance(attacks, list | tuple) else [attacks]:
+        names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", str(attack))))
+        for name in names:
+            if name not in lists:
+                raise unknown(f"name in attack {attack!r}", name, lists)
+        used |= {*names}
+        for values in product(*(lists[name] for name in names)):
+            text = str(attack)
+            for name, value in zip(names, values, strict=True):
+                text = text.replace(f"{{{name}}}", value)
+            found.append(text)
+    for name in lists:
+        if name not in used:
+            raise UsageError(f"vary lists {name!r}, but no attack says {{{name}}}")
+    return found
+
+
+def _written(value: Any) -> str:
+    """A value as attacks spell it: YAML's lists are tuples there."""
+    return str(tuple(cast(list[Any], value))) if isinstance(value, list) else str(value)
 
 
 def read_config(path: Path) -> dict[str, Any]:

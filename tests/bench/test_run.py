@@ -16,7 +16,7 @@ from segtrans import bench
 from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import runner
-from segtrans.bench.results import summary
+from segtrans.bench.summary import Key, comparison, key, summary
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
@@ -289,13 +289,61 @@ def test_a_target_that_fails_everywhere_does_not_stop_the_others(go: Callable[..
     assert all("broken:0" in f["reason"] for f in result["failures"])
 
 
+def drawn(cells: list[dict[str, Any]], spread: float = 0.0) -> dict[Key, dict[str, Tensor]]:
+    around = torch.linspace(-spread, spread, 201, dtype=torch.float64)
+    return {key(c): {name: c[name] + around for name in ("asr_miou", "asr_pixel")} for c in cells}
+
+
+def made(attack: str, surrogate: str, target: str, asr: float, block: str = "other backbone") -> dict[str, Any]:
+    names = {"attack": attack, "surrogate": surrogate, "target": target, "seed": 0, "block": block}
+    return {**names, "asr_miou": asr, "asr_pixel": 0.5}
+
+
 def test_an_undefined_cell_does_not_blank_the_average() -> None:
-    cells = [
-        {"attack": "mi", "block": "other backbone", "surrogate": "a", "target": t, "asr_miou": v, "asr_pixel": 0.5}
-        for t, v in (("b", 0.25), ("c", float("nan")), ("d", 0.75))
-    ]
-    (row,) = summary(cells)
+    cells = [made("mi", "a", t, v) for t, v in (("b", 0.25), ("c", float("nan")), ("d", 0.75))]
+    (row,) = summary(cells, drawn(cells, 0.1))
     assert (row["pairs"], row["asr_miou"], row["asr_pixel"]) == (2, 0.5, 0.5)
+    assert row["asr_miou_interval"] == pytest.approx([0.405, 0.595])
+
+
+def test_attacks_are_compared_pair_by_pair_and_replicate_by_replicate() -> None:
+    cells = [
+        made("mi", "a", "b", 0.3), made("mi", "c", "b", 0.2), made("mi", "a", "a", 0.9, "white box"),
+        made("di", "a", "b", 0.5), made("di", "c", "b", 0.1), made("di", "a", "a", 0.1, "white box"),
+        made("di", "a", "d", 0.9, "same backbone"),
+    ]  # fmt: skip
+    (row,) = comparison(cells, drawn(cells, 0.2), "mi")
+    # What both attacks were scored on, without the white box; the wide spread they share cancels out.
+    assert (row["attack"], row["pairs"], row["ahead"]) == ("di", 2, 1)
+    assert row["asr_miou"] == pytest.approx(0.05)
+    assert row["asr_miou_interval"] == pytest.approx([0.05, 0.05])
+    assert row["surrogates"] == pytest.approx({"a": 0.2, "c": -0.1})
+
+
+def test_a_run_with_a_baseline_compares_and_one_without_does_not(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(attacks=["noise", "bim", "mi"], baseline="noise")
+    assert [row["attack"] for row in result["comparison"]] == ["bim", "mi"]
+    for row in result["comparison"]:
+        low, high = row["asr_miou_interval"]
+        assert low <= row["asr_miou"] <= high
+        leads = [
+            c["asr_miou"] - n["asr_miou"]
+            for c in result["cells"] if c["attack"] == row["attack"] and c["block"] != "white box"
+            for n in result["cells"] if n["attack"] == "noise" and n["target"] == c["target"]
+        ]  # fmt: skip
+        assert row["pairs"] == len(leads) == 2
+        assert row["asr_miou"] == pytest.approx(sum(leads) / len(leads))
+    assert go()["comparison"] == []
+    with pytest.raises(UsageError, match="unknown baseline 'nosie'; did you mean noise"):
+        go(attacks=["noise"], baseline="nosie")
+
+
+def test_images_can_be_left_out_from_the_front(go: Callable[..., dict[str, Any]]) -> None:
+    whole, rest = go(attacks=["mi"]), go(attacks=["mi"], skip=2)
+    assert (whole["cells"][0]["images"], rest["cells"][0]["images"]) == (6, 4)
+    assert rest["data"]["images"] == 4
+    with pytest.raises(UsageError, match=r"skip is 6, but data .* has only 6 images"):
+        go(skip=6)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -73,3 +73,37 @@ def test_files_that_are_no_configuration(content: str, message: str, tmp_path: P
         read_config(path)
     with pytest.raises(DataError, match="no such configuration file"):
         read_config(tmp_path / "other.yaml")
+
+
+def test_vary_multiplies_the_attacks_that_ask_for_it() -> None:
+    config = make_config(
+        {
+            "surrogates": ["a"],
+            "attacks": ["mi", "remap(grid={grid}, scale={scale}) + mi", "ti(iterations={grid})"],
+            "vary": {"grid": [1, 2], "scale": [[0.5, 1], "(1, 2)"]},
+        }
+    )
+    assert config.attacks == (
+        "mi",
+        "remap(grid=1, scale=(0.5, 1)) + mi",
+        "remap(grid=1, scale=(1, 2)) + mi",
+        "remap(grid=2, scale=(0.5, 1)) + mi",
+        "remap(grid=2, scale=(1, 2)) + mi",
+        "ti(iterations=1)",
+        "ti(iterations=2)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("attacks", "vary", "message"),
+    [
+        ("remap(grid={gird})", {"grid": [1]}, r"unknown name in attack .* 'gird'; did you mean grid\?"),
+        ("mi", {"grid": [1]}, r"vary lists 'grid', but no attack says \{grid\}"),
+        ("mi", {"grid": 1}, "vary is .*expected names with lists"),
+        ("mi", ["grid"], "vary is .*expected names with lists"),
+        ("mi", {"grid": []}, "vary is .*expected names with lists"),
+    ],
+)
+def test_bad_variations_are_refused(attacks: str, vary: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_config({"surrogates": ["a"], "attacks": attacks, "vary": vary})

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import make_run
+from synthetic_run import make_run, replicates
 
-from segtrans.bench.results import summary
+from segtrans.bench.summary import summary
 from segtrans.io import write_image, write_json
 from segtrans.report import html as page
 from segtrans.report import write_page, write_report
-from segtrans.report.content import command, headline, percent, ranking, seconds, sentence
+from segtrans.report.content import command, headline, percent, ranking, seconds, sentence, signed
 from segtrans.report.pictures import Picture
 
 VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
@@ -141,6 +141,7 @@ def test_undefined_measures_are_dashes(tmp_path: Path) -> None:
         cell |= {"asr_miou_interval": [None, None], "asr_pixel_interval": [None, None]}
     for entry in document["summary"]:
         entry |= {"asr_miou": None, "asr_pixel": None}
+        entry |= {"asr_miou_interval": [None, None], "asr_pixel_interval": [None, None]}
     write_json(tmp_path / "result.json", document)
     found = read(write_page(tmp_path))
     assert "–" in found.words
@@ -151,7 +152,7 @@ def test_undefined_measures_are_dashes(tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={})
     document |= {"interrupted": True, "cells": document["cells"][:3], "costs": document["costs"][:1]}
-    document["summary"] = summary(document["cells"])
+    document["summary"] = summary(document["cells"], replicates(document["cells"]))
     write_json(tmp_path / "result.json", document)
     assert "1 of 12 units finished" in read(write_page(tmp_path)).words
     write_json(tmp_path / "result.json", {**document, "cells": [], "costs": [], "summary": []})
@@ -235,3 +236,19 @@ def test_command_quotes_and_names_what_differs_from_the_defaults(tmp_path: Path)
     ]
     document["config"]["data"] = "images"
     assert command(document)[0] == "segtrans attack IMAGE…"
+
+
+def test_a_baseline_gets_a_table_of_leads(tmp_path: Path) -> None:
+    document = make_run(tmp_path, attacks=["noise", "mi", "segtrans"], baseline="mi", images={})
+    words = read(write_page(tmp_path)).words
+    assert "Lead over mi" in words
+    ours = next(row for row in document["comparison"] if row["attack"] == "segtrans")
+    assert signed(ours["asr_miou"]) in words
+    assert f"{ours['ahead']} of 2" in words
+    make_run(tmp_path, images={})
+    assert "Lead over" not in read(write_page(tmp_path)).words
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0855, "+8.6"), (-0.02, "−2.0"), (0.0001, "0.0"), (None, "–")])
+def test_differences_carry_their_sign(value: float | None, text: str) -> None:
+    assert signed(value) == text

@@ -4,42 +4,51 @@ import csv
 import io
 import math
 import platform
-import statistics
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import segtrans
 from segtrans.bench.plan import Plan, Unit, members, versions
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard
+from segtrans.bench.summary import (
+    OTHER_BACKBONE,
+    OTHER_FAMILY,
+    SAME_BACKBONE,
+    UNKNOWN_BACKBONE,
+    WHITE_BOX,
+    Key,
+    comparison,
+    key,
+    summary,
+)
 from segtrans.catalogue import ENTRIES
-from segtrans.metrics import HEADLINES, Counts
+from segtrans.metrics import Counts, interval, resamples
 from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
 
-WHITE_BOX, SAME_BACKBONE, OTHER_BACKBONE = "white box", "same backbone", "other backbone"
-OTHER_FAMILY, UNKNOWN_BACKBONE = "CNN ↔ transformer", "unknown backbone"
 LEAST_SHARE = 0.01
 """Where a model's own prediction is the reference, classes with less than this share of it are left out of mIoU: they
 are more often its mistakes than something in the picture, and each would weigh as much as all of the background.
 """
 
-TRANSFER = (OTHER_BACKBONE, OTHER_FAMILY, UNKNOWN_BACKBONE, SAME_BACKBONE)
-"""Blocks of transfer, from what matters most; pairs of a CNN and a CNN, or of two transformers, are the first."""
-
 
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
-    cells = [
-        cell
-        for unit in outcome.units
-        for target in plan.targets
-        if (cell := _cell(plan, unit, outcome.scores[unit, target], target)) is not None
-    ]
+    weights = resamples(len(plan.data))
+    cells: list[dict[str, Any]] = []
+    replicates: dict[Key, dict[str, Tensor]] = {}
+    for unit, target in product(outcome.units, plan.targets):
+        found = _cell(plan, unit, outcome.scores[unit, target], target, weights)
+        if found is not None:
+            cells.append(found[0])
+            replicates[key(found[0])] = found[1]
+    baseline = plan.config.baseline
     return _without_nan(
         {
             "segtrans": segtrans.__version__,
@@ -57,7 +66,8 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             "cells": cells,
             "pictures": _pictures(plan, outcome),
             "costs": [_cost(plan, unit, shard) for unit, shard in outcome.units.items()],
-            "summary": summary(cells),
+            "summary": summary(cells, replicates),
+            "comparison": [] if baseline is None else comparison(cells, replicates, baseline),
             "failures": [asdict(failure) for failure in outcome.failures],
             "interrupted": outcome.interrupted,
             "environment": {
@@ -72,13 +82,17 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     )
 
 
-def _cell(plan: Plan, unit: Unit, shard: Shard, target: str) -> dict[str, Any] | None:
+def _cell(
+    plan: Plan, unit: Unit, shard: Shard, target: str, weights: Tensor
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What a score says, and its headline measures under ``weights`` (R, N) of the run's images."""
     if not shard.tensors:
         return None
     counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
     least = 0.0 if plan.labelled else LEAST_SHARE
-    intervals = {f"{name}_interval": list(ends) for name, ends in counts.intervals(least=least).items()}
-    return {
+    column = {item.name: i for i, item in enumerate(plan.data.items)}
+    drawn = counts.resampled(weights[:, [column[image] for image in shard.header["images"]]], least=least)
+    cell = {
         "surrogate": unit.surrogate,
         "target": target,
         "attack": unit.attack,
@@ -86,8 +100,9 @@ def _cell(plan: Plan, unit: Unit, shard: Shard, target: str) -> dict[str, Any] |
         "block": _block(plan, unit.surrogate, target),
         "images": counts.counted,
         **counts.measures(least=least),
-        **intervals,
+        **{f"{name}_interval": list(interval(values)) for name, values in drawn.items()},
     }
+    return cell, drawn
 
 
 def _block(plan: Plan, surrogate: str, target: str) -> str:
@@ -181,30 +196,6 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "step_size": attack.alpha,
         "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
     }
-
-
-def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per attack and block, the mean of each headline measure over pairs of models and seeds where it is defined."""
-    groups: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for cell in cells:
-        groups[cell["attack"], cell["block"]].append(cell)
-    return [
-        {
-            "attack": attack,
-            "block": block,
-            "pairs": len({(cell["surrogate"], cell["target"]) for cell in group if _defined(cell, HEADLINES[0])}),
-            **{name: _mean([cell[name] for cell in group if _defined(cell, name)]) for name in HEADLINES},
-        }
-        for (attack, block), group in groups.items()
-    ]
-
-
-def _defined(cell: dict[str, Any], name: str) -> bool:
-    return cell[name] is not None and not math.isnan(cell[name])
-
-
-def _mean(values: list[float]) -> float:
-    return statistics.fmean(values) if values else math.nan
 
 
 def _without_nan(value: Any) -> Any:

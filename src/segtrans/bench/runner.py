@@ -226,6 +226,7 @@ class _Work:
         found = {t: plan.store.read(plan.score_name(unit, t), plan.score_identity(unit, t)) for t in plan.targets}
         self.scores = {target: shard for target, shard in found.items() if shard is not None}
         self.parts: dict[str, list[Counts]] = {t: [] for t in plan.targets if t not in self.scores}
+        self.scored: dict[str, list[str]] = {target: [] for target in self.parts}
         self.failures: dict[str, list[tuple[str, str]]] = {target: [] for target in self.parts}
 
     def finish(self) -> bool:
@@ -244,7 +245,7 @@ class _Work:
                 counts = Counts.concatenate(parts)
                 tensors = {"attacked": counts.attacked.int(), "clean": counts.clean.int()}
                 tensors |= {"flipped": counts.flipped, "changed": counts.changed}
-            shard = Shard(tensors, {"failures": self.failures[target]})
+            shard = Shard(tensors, {"images": self.scored[target], "failures": self.failures[target]})
             self.plan.store.write(
                 self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target), shard
             )
@@ -331,6 +332,7 @@ class _Work:
                 before = _clean_mask(plan, name, sample)
                 truth = before if sample.label is None else sample.label
                 parts.append(Counts.of(truth[None], before[None], after[None], len(model.classes)))
+                self.scored[name].append(sample.name)
                 if sample.name in plan.pictured:
                     plan.store.write_mask(plan.store.png(plan.masks_folder(self.unit, name), sample.name), after)
 

@@ -120,11 +120,14 @@ class Dataset:
             raise DataError(f"{path}: mask value {value} is no class of {self.name!r}; allowed are {allowed}")
         return torch.from_numpy(label)
 
-    def take(self, limit: int | None) -> "Dataset":
-        """The first ``limit`` images (all of them for None)."""
+    def take(self, limit: int | None, *, skip: int = 0) -> "Dataset":
+        """Without the first ``skip`` images, the first ``limit`` (all for None); UsageError if none is left."""
         if limit is not None and limit < 1:
             raise UsageError(f"limit is {limit}; allowed are whole numbers from 1")
-        return replace(self, items=self.items[:limit])
+        items = self.items[skip:][:limit]
+        if self.items and not items:
+            raise UsageError(f"skip is {skip}, but data {self.name!r} has only {len(self)} images")
+        return replace(self, items=items)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

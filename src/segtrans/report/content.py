@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from segtrans.bench.results import (
+from segtrans.bench.summary import (
     OTHER_BACKBONE,
     OTHER_FAMILY,
     SAME_BACKBONE,
@@ -24,6 +24,8 @@ from segtrans.spec import RunConfig
 
 Document = dict[str, Any]
 """What :func:`segtrans.bench.results.document` makes."""
+
+Interval = tuple[float, float]
 
 CLEAN = "clean"
 """The row that every table and picture starts from."""
@@ -59,7 +61,7 @@ def read_document(run: Path) -> Document:
         raise DataError(f"{path}: no such file; a finished run leaves one in its folder") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable result ({error})") from None
-    if not isinstance(document, dict) or not {"config", "models", "attacks", "cells", "costs"} <= {*document}:
+    if not isinstance(document, dict) or not {"config", "cells", "comparison"} <= {*document}:
         raise DataError(f"{path}: not the result of a run")
     return document  # pyright: ignore[reportUnknownVariableType]
 
@@ -118,6 +120,8 @@ class Scores:
     asr_miou: float | None
     asr_pixel: float | None
     pairs: int
+    asr_miou_interval: Interval | None = None
+    asr_pixel_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,13 @@ def ranking(document: Document) -> list[Ranked]:
     """Attacks by mean ``asr_miou`` in the first of the blocks, ties by the next; undefined is last, controls after."""
     scores: dict[str, dict[str, Scores]] = {attack: {} for attack in document["attacks"]}
     for entry in document["summary"]:
-        scores[entry["attack"]][entry["block"]] = Scores(entry["asr_miou"], entry["asr_pixel"], entry["pairs"])
+        scores[entry["attack"]][entry["block"]] = Scores(
+            entry["asr_miou"],
+            entry["asr_pixel"],
+            entry["pairs"],
+            _ends(entry["asr_miou_interval"]),
+            _ends(entry["asr_pixel_interval"]),
+        )
     blocks = ranked_blocks(document)
 
     def strength(attack: str) -> tuple[bool, list[float]]:
@@ -202,8 +212,8 @@ class Pair:
     miou: float | None
     asr_miou: float | None
     asr_pixel: float | None
-    asr_miou_interval: tuple[float, float] | None
-    asr_pixel_interval: tuple[float, float] | None
+    asr_miou_interval: Interval | None
+    asr_pixel_interval: Interval | None
 
 
 def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
@@ -227,15 +237,64 @@ def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
     }
 
 
+@dataclass(frozen=True)
+class Lead:
+    """An attack's mean lead over the baseline over all pairs of transfer, in the same measures, and on how many of the
+    surrogates it is ahead in ``asr_miou``.
+    """
+
+    attack: str
+    pairs: int
+    asr_miou: float | None
+    asr_miou_interval: Interval | None
+    asr_pixel: float | None
+    asr_pixel_interval: Interval | None
+    ahead: int
+    surrogates: int
+
+
+def leads(document: Document) -> list[Lead]:
+    """The comparison with the baseline, the largest lead first; empty where the run has no baseline."""
+    found = [
+        Lead(
+            attack=row["attack"],
+            pairs=row["pairs"],
+            asr_miou=row["asr_miou"],
+            asr_miou_interval=_ends(row["asr_miou_interval"]),
+            asr_pixel=row["asr_pixel"],
+            asr_pixel_interval=_ends(row["asr_pixel_interval"]),
+            ahead=row["ahead"],
+            surrogates=len(row["surrogates"]),
+        )
+        for row in document["comparison"]
+    ]
+    return sorted(found, key=lambda lead: -math.inf if lead.asr_miou is None else lead.asr_miou, reverse=True)
+
+
+def signed(value: float | None) -> str:
+    """A difference of fractions in points, with its sign."""
+    text = percent(value)
+    return text if value is None or text.startswith("−") or not float(text) else f"+{text}"
+
+
+def ends(interval: Interval | None) -> str:
+    """An interval in words; nothing where there is none."""
+    return "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def _ends(interval: Sequence[float | None]) -> Interval | None:
+    low, high = interval
+    return None if low is None or high is None else (low, high)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     """The mean of what is defined, as in the document's own summary."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
-def _interval(cells: Sequence[dict[str, Any]], name: str) -> tuple[float, float] | None:
-    low, high = _mean(cell[name][0] for cell in cells), _mean(cell[name][1] for cell in cells)
-    return None if low is None or high is None else (low, high)
+def _interval(cells: Sequence[dict[str, Any]], name: str) -> Interval | None:
+    return _ends((_mean(cell[name][0] for cell in cells), _mean(cell[name][1] for cell in cells)))
 
 
 def surrogates(document: Document) -> list[str]:

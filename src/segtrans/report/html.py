@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 from PIL import Image
 
-from segtrans.bench.results import WHITE_BOX
+from segtrans.bench.summary import WHITE_BOX
 from segtrans.data.base import Colour
 from segtrans.io import write_text
 from segtrans.report import content
@@ -102,6 +102,7 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         lstrip_blocks=True,
     )
     filters = {"percent": percent, "seconds": content.seconds, "count": content.counted, "breakable": breakable}
+    filters |= {"signed": content.signed, "ends": content.ends}
     cast(dict[str, Any], environment.filters).update(filters)
     names = content.short_names(document)
     values: dict[str, Any] = {
@@ -111,6 +112,7 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "sentence": content.sentence(document),
         "blocks": content.ranked_blocks(document),
         "ranking": content.ranking(document),
+        "leads": content.leads(document),
         "targets": content.targets(document),
         "matrices": matrices(document),
         "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
@@ -156,13 +158,12 @@ def _cell(pair: Pair | None, measure: str) -> Cell:
     value, interval = (
         (pair.asr_miou, pair.asr_miou_interval) if measure == "asr_miou" else (pair.asr_pixel, pair.asr_pixel_interval)
     )
-    detail = "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
     title = (
         f"{pair.block}: asr_miou {percent(pair.asr_miou)}, asr_pixel {percent(pair.asr_pixel)}, "
         f"mIoU {percent(pair.miou_clean)} → {percent(pair.miou)}; "
         f"{content.counted(pair.images, 'image')}, {content.counted(pair.seeds, 'seed')}"
     )
-    return Cell(percent(value), detail, title, f"{heat_class(value)} {pair.block.replace(' ', '-')}")
+    return Cell(percent(value), content.ends(interval), title, f"{heat_class(value)} {pair.block.replace(' ', '-')}")
 
 
 def heat_class(value: float | None) -> str:

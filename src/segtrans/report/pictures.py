@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from segtrans.bench.results import SAME_BACKBONE
 from segtrans.bench.store import slug
+from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.errors import DataError, MissingError
 from segtrans.io import Pixels, read_image, read_mask, write_image

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segtrans.bench.results import SAME_BACKBONE, WHITE_BOX
+from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.report import content
 from segtrans.report.content import Pair, percent
 
@@ -28,6 +28,8 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         console.print("no attack was finished, so there is nothing to show", soft_wrap=True)
         return
     console.print(_ranking(values))
+    if content.leads(values):
+        console.print(_leads(values))
     if len(content.targets(values)) <= MOST_TARGETS:
         names = content.short_names(values)
         for surrogate in content.surrogates(values):
@@ -58,6 +60,24 @@ def _ranking(document: content.Document) -> Table:
             str(ranked.evaluations_per_iteration),
             content.seconds(ranked.seconds_per_image),
             style="dim" if control else "",
+        )
+    return table
+
+
+def _leads(document: content.Document) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=15)
+    table.add_column("asr_miou", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("asr_pixel", justify="right", no_wrap=True)
+    table.add_column("ahead on\nsurrogates", justify="right", no_wrap=True)
+    for lead in content.leads(document):
+        table.add_row(
+            Text(lead.attack),
+            content.signed(lead.asr_miou),
+            content.ends(lead.asr_miou_interval),
+            content.signed(lead.asr_pixel),
+            f"{lead.ahead} of {lead.surrogates}",
         )
     return table
 

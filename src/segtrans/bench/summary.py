@@ -1,0 +1,86 @@
+"""Means of cells over pairs of models and seeds, and attacks compared with a baseline, with intervals over images.
+
+All cells of a run are resampled alike: replicate ``r`` of one cell is about the same images as replicate ``r`` of any
+other. Means and differences are therefore taken replicate by replicate, and what all attacks find hard on an image
+cancels out of a difference.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segtrans.metrics import HEADLINES, interval
+
+WHITE_BOX, SAME_BACKBONE, OTHER_BACKBONE = "white box", "same backbone", "other backbone"
+OTHER_FAMILY, UNKNOWN_BACKBONE = "CNN ↔ transformer", "unknown backbone"
+TRANSFER = (OTHER_BACKBONE, OTHER_FAMILY, UNKNOWN_BACKBONE, SAME_BACKBONE)
+"""Blocks of transfer, from what matters most; pairs of a CNN and a CNN, or of two transformers, are the first."""
+
+Cell = Mapping[str, Any]
+Key = tuple[str, str, str, int]
+"""Attack, surrogate, target and seed of a cell."""
+Replicates = Mapping[Key, Mapping[str, Tensor]]
+"""For each cell the bootstrap replicates (R,) of the headline measures."""
+
+
+def key(cell: Cell) -> Key:
+    return cell["attack"], cell["surrogate"], cell["target"], cell["seed"]
+
+
+def summary(cells: Sequence[Cell], replicates: Replicates) -> list[dict[str, Any]]:
+    """Per attack and block, the mean of each headline measure over pairs of models and seeds where it is defined."""
+    groups: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["attack"], cell["block"]].append(cell)
+    return [
+        {
+            "attack": attack,
+            "block": block,
+            "pairs": len({(cell["surrogate"], cell["target"]) for cell in group if _defined(cell, HEADLINES[0])}),
+            **{name: _mean([cell[name] for cell in group if _defined(cell, name)]) for name in HEADLINES},
+            **{f"{name}_interval": _interval([replicates[key(cell)][name] for cell in group]) for name in HEADLINES},
+        }
+        for (attack, block), group in groups.items()
+    ]
+
+
+def comparison(cells: Sequence[Cell], replicates: Replicates, baseline: str) -> list[dict[str, Any]]:
+    """Per other attack, its mean lead over ``baseline`` on the pairs, seeds and images that both were scored on, over
+    all of transfer: every pair but white-box ones, whatever its block. ``ahead`` counts surrogates with a lead.
+    """
+    transfer = {key(cell): cell for cell in cells if cell["block"] != WHITE_BOX and _defined(cell, HEADLINES[0])}
+    rows: list[dict[str, Any]] = []
+    for attack in dict.fromkeys(cell["attack"] for cell in cells):
+        both = [(k, (baseline, *k[1:])) for k in transfer if k[0] == attack and (baseline, *k[1:]) in transfer]
+        if attack == baseline or not both:
+            continue
+        leads: defaultdict[str, list[float]] = defaultdict(list)
+        for ours, theirs in both:
+            leads[ours[1]].append(transfer[ours]["asr_miou"] - transfer[theirs]["asr_miou"])
+        row: dict[str, Any] = {"attack": attack, "pairs": len({k[1:3] for k, _ in both})}
+        for name in HEADLINES:
+            known = [(o, t) for o, t in both if _defined(transfer[o], name) and _defined(transfer[t], name)]
+            row[name] = _mean([transfer[o][name] - transfer[t][name] for o, t in known])
+            row[f"{name}_interval"] = _interval([replicates[o][name] - replicates[t][name] for o, t in known])
+        row["surrogates"] = {surrogate: statistics.fmean(values) for surrogate, values in leads.items()}
+        row["ahead"] = sum(lead > 0 for lead in row["surrogates"].values())
+        rows.append(row)
+    return rows
+
+
+def _interval(replicates: Sequence[Tensor]) -> list[float]:
+    """Of the mean of several cells."""
+    return list(interval(torch.stack(list(replicates)).nanmean(0))) if replicates else [math.nan, math.nan]
+
+
+def _defined(cell: Cell, name: str) -> bool:
+    return cell[name] is not None and not math.isnan(cell[name])
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
