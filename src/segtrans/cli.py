@@ -198,6 +198,14 @@ def verify(
     raise typer.Exit(1 if different else 0)
 
 
+@zoo_app.command(name="table")
+def table_() -> None:
+    """Print the cards as a Markdown table, as docs/zoo.md shows it."""
+    from segtrans.zoo.cards import table
+
+    sys.stdout.write(table())
+
+
 @zoo_app.command()
 def train(
     name: Annotated[str, typer.Argument(help="GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s.")],

@@ -1,7 +1,7 @@
 """The zoo on disk: fp16 weights, and beside each file a card that says what it is and what it reached."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,17 @@ from segtrans.zoo.networks import BACKBONES, OUTPUT_STRIDE, build
 SHIPPED = Path(__file__).parent / "weights"
 """Models inside the package, which work offline."""
 
+ROOTS = (SHIPPED, Path(__file__).parents[3] / "zoo")
+"""Where models are looked for: the package, then the folder of a checkout that holds those too many for a wheel."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a zoo model is, how it was trained, and what it reaches at native image size."""
+    """What a zoo model is, how it was trained, and what it reaches at native image size.
+
+    ``half_agreement`` is the share of pixels, in percent, that the stored fp16 weights predict as the trained float32
+    ones did; None for models trained before it was measured.
+    """
 
     name: str
     head: str
@@ -40,11 +47,13 @@ class Card:
     miou: float
     pixel_accuracy: float
     sha256: str
+    half_agreement: float | None = None
 
 
-def cards(root: Path = SHIPPED) -> dict[str, Path]:
+def cards(roots: Sequence[Path] = ROOTS) -> dict[str, Path]:
     """Card files by model name, such as ``voc/pspnet-mobilenetv3s``."""
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.glob("*/*.json"))}
+    paths = [(path.relative_to(root), path) for root in roots for path in root.glob("*/*.json")]
+    return {relative.with_suffix("").as_posix(): path for relative, path in sorted(paths)}
 
 
 def read_card(path: Path) -> Card:
@@ -56,13 +65,13 @@ def read_card(path: Path) -> Card:
         raise DataError(f"{path}: not a readable model card ({error})") from None
 
 
-def load_zoo(name: str, root: Path = SHIPPED) -> SegModel:
+def load_zoo(name: str, roots: Sequence[Path] = ROOTS) -> SegModel:
     """A zoo model by its card's name, frozen and in evaluation mode.
 
     Raises:
         UsageError: no such model. DataError: the weights are not those the card was written for.
     """
-    found = cards(root)
+    found = cards(roots)
     if name not in found:
         raise unknown("zoo model", name, found)
     card = read_card(found[name])
@@ -118,30 +127,59 @@ def evaluate(model: SegModel, data: Dataset) -> tuple[float, float]:
     return 100 * float(miou(total)), 100 * float(total.diagonal().sum() / total.sum())
 
 
+def agreement(one: SegModel, other: SegModel, data: Dataset) -> float:
+    """Share of all pixels, in percent, that two models predict alike at native size."""
+    same = pixels = 0
+    for (_, ours), (_, theirs) in zip(predictions(one, data), predictions(other, data), strict=True):
+        same, pixels = same + int((ours == theirs).sum()), pixels + ours.numel()
+    return 100 * same / pixels
+
+
 def publish(root: Path, card: dict[str, Any], weights: dict[str, Tensor], data: Dataset) -> Card:
     """Store weights as fp16, evaluate what was stored, and write the card: ``card`` holds all but what is measured."""
     path = root / f"{card['name']}.safetensors"
     write_atomically(path, lambda temporary: save_file(half_precision(weights), temporary))
-    network = build(card["head"], card["backbone"], len(data.classes))
-    network.load_state_dict(single_precision(load_file(path)))
-    model = as_model(network, card["head"], card["backbone"], data.classes, card["max_side"], card["name"])
-    score, accuracy = evaluate(model, data)
+
+    def model(state: dict[str, Tensor]) -> SegModel:
+        network = build(card["head"], card["backbone"], len(data.classes))
+        network.load_state_dict(state)
+        return as_model(network, card["head"], card["backbone"], data.classes, card["max_side"], card["name"])
+
+    stored = model(single_precision(load_file(path)))
+    score, accuracy = evaluate(stored, data)
     full = Card(
         **card,
         classes=data.classes,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=sum(p.numel() for p in stored.parameters()),
         images=len(data),
         miou=round(score, 2),
         pixel_accuracy=round(accuracy, 2),
         sha256=file_hash(path),
+        half_agreement=round(agreement(stored, model(weights), data), 3),
     )
     write_json(path.with_suffix(".json"), asdict(full))
     return full
 
 
-def verify_cards(data: Dataset, root: Path = SHIPPED) -> Iterator[tuple[Card, float, float]]:
+def verify_cards(data: Dataset) -> Iterator[tuple[Card, float, float]]:
     """Each card that names ``data``'s kind, with mIoU and pixel accuracy computed anew."""
-    for name, path in cards(root).items():
+    for name, path in cards().items():
         card = read_card(path)
         if card.evaluation_data == data.name:
-            yield card, *evaluate(load_zoo(name, root), data)
+            yield card, *evaluate(load_zoo(name), data)
+
+
+def table() -> str:
+    """The cards as a Markdown table, for the documents."""
+    rows = [
+        "| model | parameters | trained on | mIoU | pixel accuracy | fp16 as fp32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for card in map(read_card, cards().values()):
+        samples = f"{card.recipe['steps'] * card.recipe['batch']:,} windows of {card.training_data.split(', ')[1]}"
+        half = "not measured" if card.half_agreement is None else f"{card.half_agreement:.3f} %"
+        rows.append(
+            f"| `zoo:{card.name}` | {card.parameters / 1e6:.1f} M | {samples} | {card.miou:.2f} % | "
+            f"{card.pixel_accuracy:.2f} % | {half} |"
+        )
+    return "\n".join(rows) + "\n"
