@@ -1,7 +1,7 @@
 """The configuration of a run: YAML, command-line options and Python keywords become one checked value."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from textwrap import shorten
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.threat import fraction
+
+_NAMES = ("surrogates", "targets", "attacks")
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -101,13 +103,13 @@ class RunConfig(BaseModel):
 def make_config(values: dict[str, Any]) -> RunConfig:
     """A checked configuration; UsageError with one sentence for the first thing that is wrong.
 
-    Beside the keys of :class:`RunConfig` there may be ``vary``, which maps names to lists of values: every attack that
-    says ``{name}`` stands for as many attacks as there are values, in all combinations of the names it says.
+    Beside the keys of :class:`RunConfig` there may be ``vary``, which maps names to lists of values: every attack and
+    model that says ``{name}`` stands for as many as there are values, in all combinations of the names it says.
     """
     # Options are spelled with dashes, and so may be keys.
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     if "vary" in values:
-        values["attacks"] = _varied(values.get("attacks"), values.pop("vary"))
+        values |= _varied({key: values[key] for key in _NAMES if key in values}, values.pop("vary"))
     for key in values:
         if key not in RunConfig.model_fields:
             raise unknown("configuration key", key, RunConfig.model_fields)
@@ -124,29 +126,33 @@ def make_config(values: dict[str, Any]) -> RunConfig:
         raise UsageError(f"configuration key {key!r} is {shown}: {first['msg'].lower()}") from None
 
 
-def _varied(attacks: Any, vary: Any) -> list[str]:
-    """The attacks with each ``{name}`` replaced by every value that ``vary`` lists for it."""
+def _varied(names: Mapping[str, Any], vary: Any) -> dict[str, list[str]]:
+    """Lists of names with each ``{blank}`` in them replaced by every value that ``vary`` lists for it."""
     lists: dict[str, list[str]] = {}
-    for name, values in cast(Mapping[str, Any], vary).items() if isinstance(vary, Mapping) else [("", None)]:
+    for blank, values in cast(Mapping[str, Any], vary).items() if isinstance(vary, Mapping) else [("", None)]:
         if not isinstance(values, list) or not values:
             raise UsageError(f"vary is {vary!r}; expected names with lists of values, such as 'vary: {{grid: [1, 2]}}'")
-        lists[str(name)] = [_written(value) for value in cast(list[Any], values)]
-    found: list[str] = []
+        lists[str(blank)] = [_written(value) for value in cast(list[Any], values)]
     used: set[str] = set()
-    for attack in cast(list[Any], attacks) if isinstance(attacks, list | tuple) else [attacks]:
-        names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", str(attack))))
-        for name in names:
-            if name not in lists:
-                raise unknown(f"name in attack {attack!r}", name, lists)
-        used |= {*names}
-        for values in product(*(lists[name] for name in names)):
-            text = str(attack)
-            for name, value in zip(names, values, strict=True):
-                text = text.replace(f"{{{name}}}", value)
-            found.append(text)
-    for name in lists:
-        if name not in used:
-            raise UsageError(f"vary lists {name!r}, but no attack says {{{name}}}")
+
+    def filled(text: str) -> Iterator[str]:
+        blanks = list(dict.fromkeys(re.findall(r"\{(\w+)\}", text)))
+        used.update(blanks)
+        for blank in blanks:
+            if blank not in lists:
+                raise unknown(f"blank in {text!r}", blank, lists)
+        for values in product(*(lists[blank] for blank in blanks)):
+            whole = text
+            for blank, value in zip(blanks, values, strict=True):
+                whole = whole.replace(f"{{{blank}}}", value)
+            yield whole
+
+    found = {
+        key: [one for text in (listed if isinstance(listed, list | tuple) else [listed]) for one in filled(str(text))]  # pyright: ignore[reportUnknownVariableType]
+        for key, listed in names.items()
+    }
+    for blank in lists.keys() - used:
+        raise UsageError(f"vary lists {blank!r}, but no attack or model says {{{blank}}}")
     return found
 
 

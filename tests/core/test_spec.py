@@ -75,14 +75,15 @@ def test_files_that_are_no_configuration(content: str, message: str, tmp_path: P
         read_config(tmp_path / "other.yaml")
 
 
-def test_vary_multiplies_the_attacks_that_ask_for_it() -> None:
+def test_vary_multiplies_what_asks_for_it() -> None:
     config = make_config(
         {
-            "surrogates": ["a"],
+            "surrogates": ["smp:{head}/resnet50"],
             "attacks": ["mi", "remap(grid={grid}, scale={scale}) + mi", "ti(iterations={grid})"],
-            "vary": {"grid": [1, 2], "scale": [[0.5, 1], "(1, 2)"]},
+            "vary": {"grid": [1, 2], "scale": [[0.5, 1], "(1, 2)"], "head": ["pspnet", "deeplabv3"]},
         }
     )
+    assert config.surrogates == ("smp:pspnet/resnet50", "smp:deeplabv3/resnet50")
     assert config.attacks == (
         "mi",
         "remap(grid=1, scale=(0.5, 1)) + mi",
@@ -97,8 +98,8 @@ def test_vary_multiplies_the_attacks_that_ask_for_it() -> None:
 @pytest.mark.parametrize(
     ("attacks", "vary", "message"),
     [
-        ("remap(grid={gird})", {"grid": [1]}, r"unknown name in attack .* 'gird'; did you mean grid\?"),
-        ("mi", {"grid": [1]}, r"vary lists 'grid', but no attack says \{grid\}"),
+        ("remap(grid={gird})", {"grid": [1]}, r"unknown blank in .* 'gird'; did you mean grid\?"),
+        ("mi", {"grid": [1]}, r"vary lists 'grid', but no attack or model says \{grid\}"),
         ("mi", {"grid": 1}, "vary is .*expected names with lists"),
         ("mi", ["grid"], "vary is .*expected names with lists"),
         ("mi", {"grid": []}, "vary is .*expected names with lists"),
