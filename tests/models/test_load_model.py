@@ -24,7 +24,7 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
     ("spec", "message"),
     [
         ("torchvison:fcn_resnet50", "unknown model source 'torchvison'; did you mean torchvision?"),
-        ("fcn_resnet50", "unknown model source 'fcn_resnet50'; known: file, hf, loss, mean, probabilities, smp"),
+        ("fcn_resnet50", "unknown model source 'fcn_resnet50'; known: fcn, file, hf, loss, mean, probabilities, smp"),
         ("", "unknown model source ''"),
         ("smp:", "model 'smp:' has no name; expected smp:NAME"),
         ("torchvision:fcn_resnet5", "unknown torchvision model 'fcn_resnet5'; did you mean fcn_resnet50"),
@@ -264,3 +264,19 @@ def test_transformers_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_device() -> None:
     assert next(load_model(UNET, device="meta").parameters()).device.type == "meta"
+
+
+def test_fcn_on_an_encoder_of_smp() -> None:
+    model = load_model("fcn:mobilenet_v2?weights=random&classes=3")
+    x = torch.linspace(0, 1, 3 * 50 * 70).view(1, 3, 50, 70)
+    with torch.no_grad():
+        assert model(x).shape == (1, 3, 50, 70)
+    assert model.backbone == "mobilenet_v2"
+    with pytest.raises(UsageError, match=r"fcn:resnet18\?weights=FILE&classes=N"):
+        load_model("fcn:resnet18?classes=3")
+    with pytest.raises(UsageError, match="unknown smp encoder 'resnet17'; did you mean"):
+        load_model("fcn:resnet17?weights=random&classes=3")
+    with pytest.raises(UsageError, match="encoder 'densenet121' cannot be given output stride 16"):
+        load_model("fcn:densenet121?weights=random&classes=3")
+    with pytest.raises(UsageError, match="takes 224 × 224 only"):
+        load_model("fcn:tu-swin_tiny_patch4_window7_224?weights=random&classes=3")

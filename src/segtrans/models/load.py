@@ -29,6 +29,12 @@ def _smp(name: str, weights: str | None = None, classes: int | None = None) -> S
     return load(name, weights, classes)
 
 
+def _fcn(name: str, weights: str | None = None, classes: int | None = None) -> SegModel:
+    from segtrans.models.fcn import load
+
+    return load(name, weights, classes)
+
+
 def _hf(name: str, weights: str | None = None) -> SegModel:
     from segtrans.models.huggingface import load
 
@@ -71,6 +77,7 @@ ENSEMBLES: dict[str, Callable[..., SegModel]] = {
 
 
 SOURCES: dict[str, Callable[..., SegModel]] = {
+    "fcn": _fcn,
     "file": _file,
     "hf": _hf,
     "smp": _smp,
@@ -87,17 +94,18 @@ ANYWHERE = ("label_map", "mean", "std")
 def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
     """The model that ``spec`` spells: ``SOURCE:NAME``, then options as ``?KEY=VALUE&KEY=VALUE``.
 
-    ==============================  ==================================================================
+    ==============================  ==========================================================================
     ``torchvision:NAME``            torchvision's models and weights; ``weights=FILE|random``, ``classes=N``
     ``smp:ARCHITECTURE/ENCODER``    segmentation_models_pytorch; ``weights=FILE|random``, ``classes=N``
     ``smp:FOLDER``                  a model saved with smp's ``save_pretrained``
+    ``fcn:ENCODER``                 torchvision's FCN head on smp's encoder; ``weights=FILE|random``, ``classes=N``
     ``hf:FOLDER`` or ``hf:ID``      Hugging Face transformers; ``weights=FILE|random``
     ``zoo:NAME``                    the models that come with segtrans; ``weights=FILE``
     ``file:PATH``                   weights for the architecture ``arch=SPEC``; ``classes=N``
     ``mean:SPEC,SPEC``              an ensemble: the mean of several models' logits
     ``probabilities:SPEC,SPEC``     an ensemble: the mean of their probabilities
     ``loss:SPEC,SPEC``              an ensemble: the mean of their objectives, for attacks
-    ==============================  ==================================================================
+    ==============================  ==========================================================================
 
     Every source but ensembles also takes ``mean=R,G,B`` and ``std=R,G,B`` on the [0, 1] scale, and ``label_map``: for
     each class of the network the data set's class, ``-`` to drop it, as in ``0,1,-,2``; or a JSON file with such a list

@@ -61,7 +61,7 @@ def _load_folder(folder: Path, weights: str | None, classes: int | None) -> SegM
 def _build(architecture: str, encoder: str, options: dict[str, Any], file: Path | None, name: str) -> SegModel:
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise unknown("smp architecture", architecture, smp.MODEL_ARCHITECTURES_MAPPING)
-    mean, std, fixed = _settings(encoder)
+    mean, std, fixed = encoder_settings(encoder)
 
     def create(**more: Any) -> nn.Module:
         with warnings.catch_warnings():
@@ -94,8 +94,12 @@ def _any_size(
         return create(), (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _settings(encoder: str) -> tuple[Colour, Colour, tuple[int, int] | None]:
-    """Mean, std and, where an encoder has one, the fixed input size; nothing is downloaded."""
+def encoder_settings(encoder: str) -> tuple[Colour, Colour, tuple[int, int] | None]:
+    """Mean, std and, where an encoder has one, the fixed input size; nothing is downloaded.
+
+    Raises:
+        UsageError: no encoder of that name.
+    """
     name = encoder.removeprefix("tu-")
     if encoder == name and encoder in smp.encoders.encoders:
         special = next((v for start, v in NORMALISATION.items() if encoder.startswith(start)), None)

@@ -6,14 +6,14 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 from safetensors.torch import load_file
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
-from torchvision.models.segmentation.fcn import FCN, FCNHead
+from torchvision.models.segmentation.fcn import FCN
 
 from segtrans.errors import MissingError, unknown
+from segtrans.models import fcn
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD
 
-OUTPUT_STRIDE = 16
+OUTPUT_STRIDE = fcn.OUTPUT_STRIDE
 DECODER_CHANNELS = 128
 
 
@@ -35,17 +35,6 @@ BACKBONES = {
     "resnet18": Backbone("resnet18", "resnet18_faceparsing.safetensors"),
 }
 HEADS = ("pspnet", "deeplabv3", "deeplabv3plus", "fcn")
-
-
-class _LastFeature(nn.Module):
-    """An smp encoder in the form torchvision's segmentation heads expect: a dict with its last feature map."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"out": self.encoder(x)[-1]}
 
 
 def build(head: str, backbone: str, classes: int) -> nn.Module:
@@ -84,8 +73,7 @@ def _network(head: str, backbone: str, classes: int) -> Any:
                 decoder_atrous_rates=(6, 12, 18),
             )
         case "fcn":
-            features = get_encoder(encoder, weights=None, output_stride=OUTPUT_STRIDE)
-            return FCN(_LastFeature(features), FCNHead(features.out_channels[-1], classes))
+            return fcn.network(encoder, classes)
         case _:
             raise unknown("head", head, HEADS)
 

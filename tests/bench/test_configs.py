@@ -1,0 +1,25 @@
+"""The configurations in `configs/` resolve: every model, attack and key."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segtrans.bench import make_plan
+from segtrans.data import load_data
+from segtrans.spec import make_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["paper-voc", "paper-cityscapes"])
+def test_the_papers_grid_resolves(name: str, tmp_path: Path) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    config = make_config(yaml.safe_load(re.sub(r"weights=[\w/{}.-]+", "weights=random", text)) | {"out": tmp_path})
+    assert len(config.surrogates) == 12
+    # The photographs have no masks, so only the models' own classes are checked.
+    plan = make_plan(config, load_data("photos?side=32"))
+    assert len(plan.units) == 12 * len(config.attacks) * 3
+    assert {model.backbone for model in plan.models.values()} == {"mobilenet_v2", "resnet50", "resnet101"}
+    assert len({*plan.hashes.values()}) == 13, "no two models are the same"
