@@ -51,19 +51,20 @@ def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | 
     """
     height, width = x.shape[-2:]
     rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-    top, left = rows.floor(), cols.floor()
+    top, left = rows.long(), cols.long()
     down, right = (rows - top)[:, None], (cols - left)[:, None]
-    first, second = top.long(), left.long()
-    below, beside = (first + 1).clamp_max(height - 1), (second + 1).clamp_max(width - 1)
+    # The neighbour below and the one beside; in the last row or column, where it has no weight, the pixel itself.
+    corner = top * width + left
+    below, beside = (top < height - 1).long() * width, (left < width - 1).long()
     flat = x.flatten(2)
 
-    def at(r: Tensor, c: Tensor) -> Tensor:
-        index = (r * width + c).flatten(1)[:, None].expand(-1, x.shape[1], -1)
+    def at(place: Tensor) -> Tensor:
+        index = place.flatten(1)[:, None].expand(-1, x.shape[1], -1)
         return flat.gather(2, index).view(*x.shape[:2], *rows.shape[1:])
 
-    upper = at(first, second) * (1 - right) + at(first, beside) * right
-    lower = at(below, second) * (1 - right) + at(below, beside) * right
-    image = upper * (1 - down) + lower * down
+    upper = torch.lerp(at(corner), at(corner + beside), right)
+    lower = torch.lerp(at(corner + below), at(corner + below + beside), right)
+    image = torch.lerp(upper, lower, down)
     nearest = (rows.round().long() * width + cols.round().long()).flatten(1)
     label = y.flatten(1).gather(1, nearest).view(rows.shape)
     if inside is None:
