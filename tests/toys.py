@@ -215,8 +215,8 @@ TRANSFORMS: dict[str, Transform] = {
     **{
         repr(part): part
         for part in (
-            Remap(grid=3, cuts="even", scale=(0.3, 0.7), flip="horizontal"),
-            Remap(grid=5, scale=(1.5, 4.0), flip="none"),
+            Remap(grid=3, cuts="even", window=(0.1, 0.25), flip="horizontal"),
+            Remap(grid=(1, 5), window=(0.3, 0.8), flip="none"),
             Resize(scale=(0.4, 0.9), probability=1.0),
             Rescale(scale=(0.3, 0.6)),
             Rescale(scale=(1.3, 2.2)),

@@ -79,17 +79,17 @@ def test_vary_multiplies_what_asks_for_it() -> None:
     config = make_config(
         {
             "surrogates": ["smp:{head}/resnet50"],
-            "attacks": ["mi", "remap(grid={grid}, scale={scale}) + mi", "ti(iterations={grid})"],
+            "attacks": ["mi", "remap(grid={grid}, window={scale}) + mi", "ti(iterations={grid})"],
             "vary": {"grid": [1, 2], "scale": [[0.5, 1], "(1, 2)"], "head": ["pspnet", "deeplabv3"]},
         }
     )
     assert config.surrogates == ("smp:pspnet/resnet50", "smp:deeplabv3/resnet50")
     assert config.attacks == (
         "mi",
-        "remap(grid=1, scale=(0.5, 1)) + mi",
-        "remap(grid=1, scale=(1, 2)) + mi",
-        "remap(grid=2, scale=(0.5, 1)) + mi",
-        "remap(grid=2, scale=(1, 2)) + mi",
+        "remap(grid=1, window=(0.5, 1)) + mi",
+        "remap(grid=1, window=(1, 2)) + mi",
+        "remap(grid=2, window=(0.5, 1)) + mi",
+        "remap(grid=2, window=(1, 2)) + mi",
         "ti(iterations=1)",
         "ti(iterations=2)",
     )

@@ -77,9 +77,11 @@ def test_copies_are_whole_numbers(part: type[Transform], copies: int) -> None:
         lambda: Remap(grid=2.0),
         lambda: Remap(cuts="uneven"),
         lambda: Remap(flip="vertical"),
-        lambda: Remap(scale=(0, 1)),
-        lambda: Remap(scale=(2, 1)),
-        lambda: Remap(scale=(1, 2, 3)),
+        lambda: Remap(grid=()),
+        lambda: Remap(grid=(1, 0)),
+        lambda: Remap(window=(0, 1)),
+        lambda: Remap(window=(2, 1)),
+        lambda: Remap(window=(1, 2, 3)),
         lambda: Resize(scale=(0.5, 1.1)),
         lambda: Resize(scale=(-0.5, 1)),
         lambda: Resize(probability=1.5),
@@ -121,7 +123,7 @@ def test_resample_clamps_and_blanks() -> None:
 @pytest.mark.parametrize("cuts", ["random", "even"])
 def test_remap_shows_windows_of_the_image(grid: int, cuts: str) -> None:
     """Within a region rows and columns advance evenly, by window / region, up or down where mirrored."""
-    part = Remap(grid=grid, cuts=cuts, scale=(0.5, 1.5))
+    part = Remap(grid=grid, cuts=cuts, window=(0.5 / grid, 1.5 / grid))
     image, _ = part(coordinates(SIZE, 40), dense(40, SIZE), draw(40))
     assert torch.allclose(image[:, 2], torch.ones_like(image[:, 2])), "every pixel is filled"
     for source, axis in ((image[:, 0], 1), (image[:, 1], 2)):
@@ -145,7 +147,7 @@ def test_remap_reaches_every_corner() -> None:
     ("flip", "rows", "cols"), [("none", False, False), ("horizontal", False, True), ("both", True, True)]
 )
 def test_remap_mirrors_as_told(flip: str, rows: bool, cols: bool) -> None:
-    image, _ = Remap(grid=1, scale=(1, 1), flip=flip)(coordinates(SIZE, 60), dense(60, SIZE), draw(60))
+    image, _ = Remap(grid=1, window=(1, 1), flip=flip)(coordinates(SIZE, 60), dense(60, SIZE), draw(60))
     for mirrored, channel, axis in ((rows, 0, 1), (cols, 1, 2)):
         down = (image[:, channel].diff(dim=axis) < 0).flatten(1).all(1).double().mean()
         assert (0.25 < down < 0.75) if mirrored else down == 0
@@ -153,17 +155,45 @@ def test_remap_mirrors_as_told(flip: str, rows: bool, cols: bool) -> None:
 
 def test_remap_draws_its_cuts_within_bounds() -> None:
     """Sides in proportion to U(1, 2): of two, none is smaller than a third."""
-    part = Remap(grid=2, scale=(0.01, 0.01), flip="none")
+    part = Remap(grid=2, window=(0.001, 0.001), flip="none")
     image, _ = part(coordinates((60, 60), 300), dense(300, (60, 60)), draw(300))
     # A window of one pixel shows constant regions, whose borders are where rows change.
     border = (image[:, 0, :, 0].diff(dim=1) != 0).double().argmax(1) + 1
     border = border[(image[:, 0, :, 0].diff(dim=1) != 0).any(1)]
     assert 20 <= border.min() < 23
     assert 37 < border.max() <= 40
-    even, _ = Remap(grid=2, cuts="even", scale=(0.01, 0.01), flip="none")(
+    even, _ = Remap(grid=2, cuts="even", window=(0.001, 0.001), flip="none")(
         coordinates((60, 60), 30), dense(30, (60, 60)), draw(30)
     )
     assert set((even[:, 0, :, 0].diff(dim=1) != 0).nonzero()[:, 1].tolist()) == {29}
+
+
+@pytest.mark.parametrize("grid", [2, 3, (2, 3)])
+def test_remap_reads_around_every_region_once(grid: int | tuple[int, ...]) -> None:
+    """Windows of one pixel come from distinct regions, all of them."""
+    part = Remap(grid=grid, cuts="even", window=(0.001, 0.001), flip="none")
+    image, _ = part(coordinates((36, 36), 50), dense(50, (36, 36)), draw(50))
+    found = set()
+    for one in image[:, :2]:
+        seen = one.flatten(1).T.unique(dim=0)
+        n = round(len(seen) ** 0.5)
+        cells = {tuple((point // (36 / n)).int().tolist()) for point in seen}
+        assert cells == {(i, j) for i in range(n) for j in range(n)}
+        found.add(n)
+    assert found == set(grid if isinstance(grid, tuple) else (grid,))
+
+
+def test_remap_draws_windows_of_the_size_it_is_told() -> None:
+    """As a share of the image, whatever the grid, where regions are of one size."""
+    for grid in (1, 2, 4):
+        part = Remap(grid=grid, cuts="even", window=(0.25, 0.5), flip="none")
+        image, _ = part(coordinates((96, 96), 80), dense(80, (96, 96)), draw(80))
+        side = 96 // grid
+        first = image[:, 0, :side, 0]
+        windows = first[:, -1] - first[:, 0] + 1
+        assert windows.min() >= 0.25 * 96 - 1
+        assert windows.max() <= 0.5 * 96 + 1
+        assert windows.mean() == pytest.approx(36, abs=2.5)
 
 
 def test_resize_puts_the_whole_image_somewhere_on_black() -> None:

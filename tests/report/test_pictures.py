@@ -45,7 +45,7 @@ def test_the_same_folder_gives_the_same_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("models", [1, 25])
 def test_nothing_touches_the_margin(tmp_path: Path, shape: tuple[int, int], models: int) -> None:
     targets = [f"zoo:voc/a-very-long-model-name-without-end-{i}" for i in range(models)]
-    attack = "segpgd + remap(grid=2, scale=(1.2, 2)) + mi(decay=0.9) + something else"
+    attack = "segpgd + remap(grid=2, window=(0.6, 1)) + mi(decay=0.9) + something else"
     make_run(tmp_path, surrogates=targets[:1], targets=targets, attacks=["noise", attack], images={"x": shape})
     (drawn,) = draw_pictures(tmp_path)
     with Image.open(drawn.path) as image:

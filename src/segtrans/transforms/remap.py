@@ -13,89 +13,102 @@ from segtrans.transforms.base import Transform, check_range, positions, resample
 
 @dataclass(frozen=True, kw_only=True)
 class Remap(Transform):
-    """Cuts the image into regions and refills each with a random window of the same image, stretched to fit.
+    """Cuts the image into regions and refills each with a window around another of them, stretched to fit.
 
     Only local context survives: what a window shows is real, where it stands and what surrounds it is not. This is our
     reconstruction of SegTrans (Song et al., arXiv 2510.08922), of which only the abstract is public.
 
+    Which region is refilled from which is a random permutation, so that one gradient reaches all of the image: a window
+    is centred on a random point of the region it comes from, then moved inside the image.
+
     Attributes:
-        grid: regions per side.
+        grid: regions per side; of several numbers each image draws one.
         cuts: ``"random"`` draws the regions' sides in proportion to U(1, 2), ``"even"`` makes them equal.
-        scale: bounds of a window's side as a multiple of its region's side, drawn uniformly; windows never leave the
-            image.
+        window: bounds of a window's side as a share of the image's side, drawn uniformly, where its region has average
+            size; windows of larger regions are larger in proportion.
         flip: which axes are mirrored, each with probability one half: ``"none"``, ``"horizontal"`` or ``"both"``.
     """
 
-    grid: int = 2
+    grid: int | tuple[int, ...] = (1, 2)
     cuts: Literal["random", "even"] = "random"
-    scale: tuple[float, float] = (0.8, 2.0)
+    window: tuple[float, float] = (0.4, 1.0)
     flip: Literal["none", "horizontal", "both"] = "horizontal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("Remap grid", self.grid, 1)
-        check_range("Remap scale", self.scale)
+        if not self._grids:
+            raise UsageError("Remap grid is (); allowed are one or more whole numbers from 1")
+        for number in self._grids:
+            check_whole("Remap grid", number, 1)
+        check_range("Remap window", self.window)
         if self.cuts not in ("random", "even"):
             raise UsageError(f"Remap cuts is {self.cuts!r}; allowed are 'random' and 'even'")
         if self.flip not in ("none", "horizontal", "both"):
             raise UsageError(f"Remap flip is {self.flip!r}; allowed are 'none', 'horizontal' and 'both'")
 
+    @property
+    def _grids(self) -> tuple[int, ...]:
+        return self.grid if isinstance(self.grid, tuple) else (self.grid,)
+
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        height, width = x.shape[-2:]
-        row_edges, col_edges = self._edges(height, x, draw), self._edges(width, x, draw)
-        scale = draw.uniform(self.grid, self.grid, low=self.scale[0], high=self.scale[1])
-        row_cell = _cell_of(row_edges, height)[:, :, None]
-        col_cell = _cell_of(col_edges, width)[:, None, :]
-        rows = self._source(row_edges, scale, row_cell, row_cell, col_cell, height, draw, self.flip == "both")
-        cols = self._source(
-            col_edges, scale.mT, col_cell, row_cell, col_cell, width, draw, self.flip != "none", across=True
-        )
+        choices = torch.tensor(self._grids, device=x.device)
+        # Images of a smaller grid have regions without extent at the end of their rows and columns.
+        grid = choices[draw.integers(choices.new_full((len(draw),), len(choices)))]
+        most, (height, width) = max(self._grids), x.shape[-2:]
+        tops, lefts = self._edges(height, grid, draw), self._edges(width, grid, draw)
+        origin = _permutation(grid, most, draw)
+        scale = draw.uniform(most, most, low=self.window[0], high=self.window[1]) * grid.view(-1, 1, 1)
+        row = _sources(tops, origin // most, scale, height, draw, mirrored=self.flip == "both")
+        col = _sources(lefts, (origin % most).mT, scale.mT, width, draw, mirrored=self.flip != "none").mT
+        rows = row.gather(2, _region_of(lefts, width)[:, None].expand(-1, height, -1))
+        cols = col.gather(1, _region_of(tops, height)[:, :, None].expand(-1, -1, width))
         return resample(x, y, rows, cols)
 
-    def _edges(self, size: int, like: Tensor, draw: Draw) -> Tensor:
-        """Borders of the regions along one axis, (B, grid + 1), whole numbers from 0 to ``size``."""
-        weights = draw.uniform(self.grid, low=1, high=2)
+    def _edges(self, size: int, grid: Tensor, draw: Draw) -> Tensor:
+        """Borders of the regions along one axis, (B, most + 1), whole numbers from 0 to ``size``."""
+        most = max(self._grids)
+        weights = draw.uniform(most, low=1, high=2)
         if self.cuts == "even":
             weights = torch.ones_like(weights)
+        weights = weights * (torch.arange(most, device=grid.device) < grid[:, None])
         share = weights.cumsum(1) / weights.sum(1, keepdim=True)
-        inner = (share[:, :-1] * size).round().clamp(0, size)
-        zero = inner.new_zeros(len(draw), 1)
-        return torch.cat([zero, inner, zero + size], 1).to(like.dtype)
-
-    def _source(
-        self,
-        edges: Tensor,
-        scale: Tensor,
-        along: Tensor,
-        row_cell: Tensor,
-        col_cell: Tensor,
-        size: int,
-        draw: Draw,
-        mirror: bool,
-        across: bool = False,
-    ) -> Tensor:
-        """Source coordinate, along one axis, of every pixel, (B, H, W)."""
-        side = edges.diff(dim=1)
-        window = (side[:, :, None] * scale).round().clamp(1, size)
-        start = draw.integers((size + 1 - window).long()).to(edges.dtype)
-        if across:
-            window, start = window.mT, start.mT
-        flipped = draw.chance(0.5 if mirror else 0.0, self.grid, self.grid)
-        batch = torch.arange(len(draw), device=edges.device).view(-1, 1, 1)
-
-        def of_pixel(of_cell: Tensor) -> Tensor:
-            return of_cell[batch, row_cell, col_cell]
-
-        at = positions(size, edges)
-        at = at.view(1, 1, -1) if across else at.view(1, -1, 1)
-        length = side[batch, along]
-        local = at - edges[batch, along] + 0.5
-        local = torch.where(of_pixel(flipped), length - local, local)
-        source = local * (of_pixel(window) / length) - 0.5
-        return of_pixel(start) + source.clamp_min(0).minimum(of_pixel(window) - 1)
+        zero = share.new_zeros(len(draw), 1)
+        return torch.cat([zero, (share[:, :-1] * size).round().clamp(0, size), zero + size], 1)
 
 
-def _cell_of(edges: Tensor, size: int) -> Tensor:
+def _permutation(grid: Tensor, most: int, draw: Draw) -> Tensor:
+    """For every region (B, most, most) the number, row by row, of the one it is refilled from."""
+    inside = torch.arange(most, device=grid.device) < grid[:, None]
+    used = (inside[:, :, None] & inside[:, None, :]).flatten(1)
+    order = draw.uniform(most * most).where(used, 2).argsort(1)
+    # The k-th of the regions in use takes the k-th number of a random order of them.
+    return order.gather(1, (used.cumsum(1) - 1).clamp_min(0)).unflatten(1, (most, most))
+
+
+def _sources(edges: Tensor, origin: Tensor, scale: Tensor, size: int, draw: Draw, *, mirrored: bool) -> Tensor:
+    """What positions along one axis are read from, (B, size, most): it depends on the region across, too.
+
+    ``origin`` and ``scale`` are of regions (B, most along the axis, most across).
+    """
+    most = scale.shape[1]
+    sides = edges.diff(dim=1)
+    window = (sides[:, :, None] * scale).round().clamp(1, size)
+    first, side = (values.gather(1, origin.flatten(1)).view(origin.shape) for values in (edges[:, :-1], sides))
+    centre = first + draw.uniform(most, most) * side
+    start = (centre - window / 2).round().clamp_min(0).minimum(size - window)
+    flipped = draw.chance(0.5 if mirrored else 0.0, most, most)
+    region = _region_of(edges, size)
+
+    def along(of_region: Tensor) -> Tensor:
+        return of_region.gather(1, region[:, :, None].expand(-1, -1, most))
+
+    begin, side = (values.gather(1, region)[:, :, None] for values in (edges, sides))
+    at = positions(size, edges).view(1, -1, 1) - begin + 0.5
+    at = torch.where(along(flipped), side - at, at)
+    window = along(window)
+    return along(start) + (at * (window / side) - 0.5).clamp_min(0).minimum(window - 1)
+
+
+def _region_of(edges: Tensor, size: int) -> Tensor:
     """Which region each position along an axis falls into, (B, size)."""
-    at = positions(size, edges)
-    return (at[None, :, None] >= edges[:, None, 1:-1]).sum(-1)
+    return (positions(size, edges)[None, :, None] >= edges[:, None, 1:-1]).sum(-1)
