@@ -200,7 +200,8 @@ class Run:
             draw = self.draw(number, copy, places)
             # Several multiplying transformations share out the copy number like digits.
             draw.copy, remaining = remaining % transform.copies, remaining // transform.copies
-            z, labels = transform(z, labels, draw)
+            z, moved = transform(z, labels, draw)
+            labels = moved if transform.labels == "move" else labels
         return z, labels
 
     def _forward(self, model: "Model", images: Tensor) -> tuple[Tensor, Tensor]:

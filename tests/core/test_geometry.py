@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
+from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.random import Draw
-from segtrans.transforms import CellMask, Chain, Crop, Resize, Rotate, Scale, Shuffle, Structure, Transform, Warp
-from segtrans.transforms.blocks import Geometric
-from toys import Context, dense, draw, images, labels
+from segtrans.transforms import CellMask, Chain, Crop, Rescale, Resize, Rotate, Scale, Shuffle, Structure, Transform, Warp
+from toys import Context, dense, draw, images, labels, parts_of, run_of
 
 SIZE = (9, 14)
 COUNT = 6
@@ -430,14 +430,21 @@ def test_labels_come_from_where_pixels_do(part: Transform, size: tuple[int, int]
         assert ((100 * image[:, 1] - label % size[1]).abs()[inside] <= 0.5 + 1e-4).all()
 
 
-@pytest.mark.parametrize("part", [Shuffle, Structure, Warp, Crop, Rotate])
-def test_labels_can_be_left_behind_as_classifiers_do(part: type[Geometric]) -> None:
-    moved, kept = part(), part(labels="keep")
-    image, label = moved(X, Y, draw(COUNT))
-    same, behind = kept(X, Y, draw(COUNT))
+@pytest.mark.parametrize("part", [part for part in parts_of(Transform).values() if part is not Rescale])
+def test_labels_can_be_left_behind_as_classifiers_do(part: type[Transform]) -> None:
+    """The surrogate is shown the same images with the labels of the image as it was."""
+    places, last = torch.arange(COUNT), torch.full((COUNT,), part().copies - 1)
+    runs = [run_of(Attack(transforms=(t,)), X, Y) for t in (part(), part(labels="keep"))]
+    (image, label), (same, behind) = (run._transformed(X, places, last) for run in runs)
     assert torch.equal(image, same)
     assert torch.equal(behind, Y)
-    assert not torch.equal(label, Y)
+    assert not torch.equal(label, Y) or not part.moves
+
+
+@pytest.mark.parametrize("base", ["shuffle + mi", "resize(probability=1) + segpgd", "cellmask + bim"])
+def test_labels_left_behind_make_another_attack(base: str) -> None:
+    keep = base.replace(")", ", labels='keep')", 1) if ")" in base else base.replace(" ", "(labels='keep') ", 1)
+    assert not torch.equal(read(keep)(Context(), X[:2], Y[:2]), read(base)(Context(), X[:2], Y[:2]))
 
 
 NEUTRAL = (
@@ -462,8 +469,10 @@ def test_neutral_settings_are_neutral(neutral: str) -> None:
         assert torch.equal(image, X.to(dtype))
         assert torch.equal(label, Y)
     model = Context()
-    for base in ("bim", "segpgd + mi"):
-        assert torch.equal(read(f"{neutral} + {base}")(model, X[:2], Y[:2]), read(base)(model, X[:2], Y[:2]))
+    # Where nothing moves, labels that stay are where labels that move would be.
+    for spelling in (neutral, f"{neutral[:-1]}, labels='keep')"):
+        for base in ("bim", "segpgd + mi"):
+            assert torch.equal(read(f"{spelling} + {base}")(model, X[:2], Y[:2]), read(base)(model, X[:2], Y[:2]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 3)])
@@ -501,7 +510,7 @@ def test_entries_spend_what_they_say(name: str, evaluations: int) -> None:
 
 def test_parts_are_registered_and_their_base_is_not() -> None:
     assert {"shuffle", "structure", "warp", "crop", "cellmask", "rotate", "chain"} <= set(PARTS)
-    assert not {"geometric", "displacement"} & set(PARTS)
+    assert "displacement" not in PARTS
 
 
 @pytest.mark.parametrize(
@@ -511,6 +520,7 @@ def test_parts_are_registered_and_their_base_is_not() -> None:
         ("shuffle(angle=-1)", "Shuffle angle is -1; allowed are degrees from 0 to 180"),
         ("rotate(angle=181)", "Rotate angle is 181; allowed are degrees"),
         ("shuffle(labels='stay')", "Shuffle labels is 'stay'; allowed are 'move' and 'keep'"),
+        ("rescale(labels='keep')", "Rescale labels is 'keep'; allowed is 'move', since labels have the image's size"),
         ("warp(labels=1)", "Warp labels is 1; allowed are 'move' and 'keep'"),
         ("structure(blocks=1.5)", "Structure blocks is 1.5; allowed are whole numbers from 1"),
         ("structure(operations=())", "Structure operations is \\(\\); allowed are vertical_roll, "),
