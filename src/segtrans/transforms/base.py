@@ -23,9 +23,21 @@ class Transform(ABC):
         labels: ``"move"`` lets every label go where its pixel goes, and makes void what is hidden. With ``"keep"`` an
             attack leaves them as they were, as attacks on classifiers do, whose one label has no place; on label maps
             that is a mistake, there to be measured. The attack sees to it, not the transformation.
+
+    Those that can, have two more. ``beneath`` changes the clean image beneath the perturbation, which itself stays
+    whole. ``descent`` is the length, in multiples of the gradient, of a step downhill on the attack's objective by the
+    numbers that were drawn; it doubles the cost.
     """
 
     moves: ClassVar[bool] = True
+
+    @property
+    def beneath(self) -> bool:
+        return False
+
+    @property
+    def descent(self) -> float:
+        return 0.0
 
     copies: int = 1
     labels: Literal["move", "keep"] = "move"

@@ -169,19 +169,21 @@ class Structure(Transform):
 class Crop(Displacement):
     """Enlarges a random window of the image to full size.
 
-    With ``whole_first`` and two copies these are the global and the local view of the self-universality attack (SU, Wei
-    et al., CVPR 2023, arXiv 2209.03716), whose feature similarity between the two is an objective, not a
-    transformation. SU puts the whole perturbation on a crop of the clean image; here the perturbed image is cropped.
+    With ``whole_first``, ``beneath`` and two copies these are the global and the local view of the self-universality
+    attack (SU, Wei et al., CVPR 2023, arXiv 2209.03716), whose feature similarity between the two is an objective,
+    :class:`segtrans.objectives.CopySimilarity`.
 
     Attributes:
         area: bounds of the window's share of the image's area, drawn uniformly.
         ratio: bounds of the window's width per height in units of the image's own, drawn log-uniformly.
         whole_first: leave the first copy as it is.
+        beneath: crop the clean image, and lay the whole perturbation on that.
     """
 
     area: tuple[float, float] = (0.1, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     whole_first: bool = False
+    beneath: bool = False  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         super().__post_init__()
