@@ -324,6 +324,25 @@ def test_clean_views_are_warped_as_the_attacked_ones_are() -> None:
     assert torch.allclose(run.losses, -torch.ones(2, dtype=torch.float64))
 
 
+def test_other_copies_are_compared_with_as_they_were_drawn() -> None:
+    """What was found for a copy's own points is not for those of the copy it is compared with."""
+    seen: list[Tensor] = []
+
+    class Watched(Context):
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                seen.append(x)
+            return super().forward(x)
+
+    run = run_of(read("copysimilarity + warp(copies=2, descent=0.5)"), X[:2], Y[:2], Watched())
+    run.gradient(run.x)
+    # The first no-gradient pass finds the layer; then come, copy by copy, one before the descent and one after it.
+    assert len(seen) == 5
+    for number, image in enumerate(seen[1:]):
+        other = run.draw(1, torch.full((2,), 1 - number // 2))
+        assert torch.equal(image, Warp(copies=2)(run.x, run.y, other)[0])
+
+
 def test_warp_holds_the_border_points_and_moves_the_centre() -> None:
     size, count = (9, 13), 30
     places = torch.stack(torch.meshgrid(*(torch.arange(s).double() for s in size), indexing="ij")) / 20

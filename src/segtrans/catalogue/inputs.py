@@ -81,11 +81,8 @@ ENTRIES = (
     ),
     Entry(
         name="ops", attack=compose(Operators(copies=30), Neighbourhood(samples=30), MI),
-        title="operator and neighbour sampling at the paper's largest setting, 30 × 30 + 1; labels that move are ours, "
-        "and noise of each image's own; with momentum",
-        paper="https://openaccess.thecvf.com/content/CVPR2025/html/Guo_Boosting_Adversarial_Transferability_through_"
-        "Augmentation_in_Hypothesis_Space_CVPR_2025_paper.html",
-        venue="CVPR 2025", family="input", provenance="code",
+        title="OPS at its paper's largest setting, 30 neighbours × 30 operator chains + 1; that labels move is ours",
+        paper="https://github.com/the-full/OPS", venue="CVPR 2025", family="input", provenance="code",
     ),
     Entry(
         name="everywhere-attack", attack=compose(CellMask(kept=1, whole_first=True, copies=10), MI),
