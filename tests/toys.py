@@ -27,6 +27,7 @@ from segtrans.transforms import (
     Crop,
     MaskBlocks,
     MixMask,
+    Operators,
     Remap,
     Rescale,
     Resize,
@@ -117,13 +118,16 @@ def bright(x: Tensor) -> Tensor:
 
 
 class BreaksOnBright(nn.Module):
-    """``inner``, but with ``value``, or NaN made from it, in the features and logits of every bright image."""
+    """``inner``, but with ``value``, or NaN made from it, in the features and logits of every bright image; ``broken``
+    once there was one.
+    """
 
     def __init__(self, inner: nn.Module, value: float = torch.nan) -> None:
         super().__init__()
-        self.inner, self.value = inner, value
+        self.inner, self.value, self.broken = inner, value, False
 
     def forward(self, x: Tensor) -> Tensor:
+        self.broken |= bool(bright(x).any())
         factor = torch.where(bright(x), self.value, 1.0)
         return self.inner(x * factor) * factor
 
@@ -180,9 +184,12 @@ def parts_of(kind: type) -> dict[str, type]:
 
 
 def _quick(attack: Attack, iterations: int) -> Attack:
-    """A few iterations, and a few samples per gradient, show what many would."""
-    few = (replace(g, samples=min(g.samples, 3)) if hasattr(g, "samples") else g for g in attack.gradients)
-    return replace(attack, iterations=min(attack.iterations, iterations), gradients=tuple(few))
+    """A few iterations, and a few samples per gradient, show what many would, also of many copies."""
+    gradients = tuple(replace(g, samples=min(g.samples, 3)) if hasattr(g, "samples") else g for g in attack.gradients)
+    transforms, iterations = attack.transforms, min(attack.iterations, iterations)
+    if attack.evaluations_per_iteration > 20:
+        transforms = tuple(replace(t, copies=min(t.copies, 3)) for t in transforms)
+    return replace(attack, iterations=iterations, gradients=gradients, transforms=transforms)
 
 
 def reaches_inside(attack: Attack) -> bool:
@@ -234,6 +241,7 @@ TRANSFORMS: dict[str, Transform] = {
             Crop(area=(0.05, 0.3), ratio=(0.5, 2.0)),
             CellMask(grid=3, kept=4, fill=(0.0, 0.0, 0.0)),
             Chain(length=3, operations=("identity", "shuffle", "mask", "darken")),
+            Operators(shortest=7, length=7),
         )
     },
 }

@@ -16,7 +16,7 @@ from segtrans.errors import NonFiniteError, UsageError, check_whole
 from segtrans.goals import Goal, Untargeted
 from segtrans.gradients import GradientFunction, GradientTransform
 from segtrans.objectives import CrossEntropy, Objective
-from segtrans.run import Run
+from segtrans.run import Run, passes
 from segtrans.steps import Steepest, Step
 from segtrans.threat import LInf, Threat, fraction
 from segtrans.transforms import Transform
@@ -90,7 +90,10 @@ class Attack:
     @property
     def evaluations_per_iteration(self) -> int:
         """K: gradient evaluations (forward and backward passes of one image) per iteration."""
-        return self.copies * math.prod(g.evaluations for g in self.gradients)
+        cost, plain = self.copies * passes(self.transforms), 1
+        for g in self.gradients:
+            cost, plain = cost * g.evaluations + plain * g.plain, plain * (g.evaluations + g.plain)
+        return cost
 
     @property
     def evaluations(self) -> int:

@@ -7,6 +7,7 @@ a whole batch is drawn at once without a loop. The hash is splitmix64's finalise
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -54,12 +55,14 @@ class Draw:
     """The random numbers of one part in one gradient evaluation, for a batch of B items.
 
     Successive calls of its methods give independent numbers. ``copy`` (B,) tells a transformation with several copies
-    which of them each item is.
+    which of them each item is. What a transformation sends through ``adjust`` comes back as it is, unless the attack
+    looks for better numbers (see :attr:`segtrans.transforms.Transform.descent`).
     """
 
     def __init__(self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype) -> None:
         self.copy = copy
         self.dtype = dtype
+        self.adjust: Callable[[Tensor], Tensor] = lambda numbers: numbers
         self._keys = keys
         self._shared = shared
         self._calls = 0

@@ -1,8 +1,10 @@
 """One call of an attack: what its parts may look at, and the gradient that they build on."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +17,7 @@ from segtrans.random import Draw, derive, image_keys
 
 if TYPE_CHECKING:
     from segtrans.attack import Attack, Model
+    from segtrans.transforms import Transform
 
 _GRADIENT_PARTS = 1000  # the first number of the random streams of gradient transformations
 
@@ -32,7 +35,8 @@ class View:
         logits: (B, C, h, w); empty where the objective uses features alone.
         features: what the objective's layer returned, (B, …); empty where it names none.
         places: (B,) which image of the attacked batch each item shows.
-        reference: the same view of the clean images, for objectives that ask for it.
+        reference: for objectives that ask for it, and without a gradient: the same view of the clean images, or the
+            view of the same images' other copies.
     """
 
     labels: Tensor
@@ -45,6 +49,12 @@ class View:
     def clean(self) -> "View":
         """The same view of the clean images, without a gradient."""
         assert self.reference is not None, "an objective that looks at the clean view sets uses_clean"
+        return self.reference
+
+    @property
+    def other(self) -> "View":
+        """The view of the other copies, half of the copies further on, without a gradient."""
+        assert self.reference is not None, "an objective that looks at other copies sets uses_other"
         return self.reference
 
 
@@ -95,6 +105,8 @@ class Run:
         self.allowed = area & _region(region, x)
         if attack.area.hidden:
             self.y = self.y.where(~area[:, 0], VOID)
+        self._transforms = attack.transforms
+        self._adjustments: dict[int, Tensor] = {}
         self._loss = attack.objective.bind(self)
 
     @cached_property
@@ -134,6 +146,15 @@ class Run:
             keys, shared = derive(keys, address), derive(shared, address)
         return Draw(derive(keys, copy), copy, shared, self.x.dtype)
 
+    @contextmanager
+    def untransformed(self) -> Generator[None]:
+        """A context in which gradients are those of images as they are, without the attack's transformations."""
+        kept, self._transforms = self._transforms, ()
+        try:
+            yield
+        finally:
+            self._transforms = kept
+
     def gradient(self, z: Tensor, member: int | None = None) -> Tensor:
         """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies.
 
@@ -141,16 +162,17 @@ class Run:
         """
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        n, copies = len(z), self.attack.copies
+        n, copies = len(z), math.prod(t.copies for t in self._transforms)
         total, losses = torch.zeros_like(z), torch.zeros_like(self.losses)
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)
             item = torch.arange(first, last, device=z.device)
-            places = item % n
+            places, copy = item % n, item // n
             with torch.enable_grad():
                 leaf = z.detach()[places].requires_grad_()
-                loss = self._losses(leaf, places, item // n, member)
-                gradient = _input_gradient(loss, leaf)
+                self._adjust(leaf, places, copy, member)
+                loss = self._losses(leaf, places, copy, member)
+                (gradient,) = _gradients(loss, [leaf])
             # Copy by copy, so that the sums do not depend on how copies were grouped.
             for here, there in _copy_by_copy(first, last, n):
                 total[there] += gradient[here]
@@ -158,9 +180,25 @@ class Run:
         # NaN logits under void leave the loss finite, but not the gradient.
         self._finite &= losses.isfinite() & total.isfinite().flatten(1).all(1)
         self._alive |= (total != 0).flatten(1).any(1)
-        self.evaluations += copies
+        self.evaluations += copies * passes(self._transforms)
         self.losses = losses / copies
         return total / copies
+
+    def _adjust(self, z: Tensor, places: Tensor, copy: Tensor, member: int | None) -> None:
+        """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
+        self._adjustments = {}
+        if passes(self._transforms) == 1:
+            return
+        loss = self._losses(z, places, copy, member)
+        for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
+            # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
+            self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
+
+    def _adjusted(self, number: int, drawn: Tensor) -> Tensor:
+        """What transformation ``number`` uses for the numbers it has drawn."""
+        if number not in self._adjustments:
+            self._adjustments[number] = torch.zeros_like(drawn).requires_grad_()
+        return drawn + self._adjustments[number]
 
     def _losses(self, z: Tensor, places: Tensor, copy: Tensor, member: int | None) -> Tensor:
         """The objective, (B,), of the given copies of the images at ``places``."""
@@ -183,24 +221,34 @@ class Run:
         if objective.uses_logits and self.evaluations == 0:
             self.check(logits, images)
         reference = None
-        if objective.uses_clean:
+        if objective.uses_clean or objective.uses_other:
+            copies = math.prod(t.copies for t in self._transforms)
+            which = (self.x[places], copy) if objective.uses_clean else (z, (copy + copies // 2) % copies)
             with torch.no_grad():
-                before, _ = self._transformed(self.x[places], places, copy)
-                reference = View(
-                    **dict(zip(("logits", "features"), self._forward(model, before), strict=True)),
-                    labels=labels,
-                    places=places,
-                )
+                shown, their_labels = self._transformed(which[0], places, which[1])
+                its_logits, its_features = self._forward(model, shown)
+            reference = View(labels=their_labels, logits=its_logits, features=its_features, places=places)
         return View(labels=labels, logits=logits, features=features, places=places, reference=reference)
 
-    def _transformed(self, z: Tensor, places: Tensor, copy: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels as the surrogate sees them; the same random numbers whenever asked within a gradient."""
+    def _transformed(self, z: Tensor, places: Tensor, copy: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images and labels as the surrogate sees them, or as the ``first`` so many transformations leave them; the
+        same random numbers whenever asked within a gradient.
+        """
         labels, remaining = self.y[places], copy
-        for number, transform in enumerate(self.attack.transforms, start=1):
+        for number, transform in enumerate(self._transforms[:first], start=1):
             draw = self.draw(number, copy, places)
             # Several multiplying transformations share out the copy number like digits.
             draw.copy, remaining = remaining % transform.copies, remaining // transform.copies
-            z, labels = transform(z, labels, draw)
+            # What was found for the copies at hand is not for the others that an objective compares them with.
+            if transform.descent and self.shown is not None and copy is self.shown[1]:
+                draw.adjust = partial(self._adjusted, number)
+            if transform.beneath:
+                clean, _ = self._transformed(self.x[places], places, copy, number - 1)
+                content, moved = transform(clean, labels, draw)
+                z = content + (z - clean)
+            else:
+                z, moved = transform(z, labels, draw)
+            labels = moved if transform.labels == "move" else labels
         return z, labels
 
     def _forward(self, model: "Model", images: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,11 +282,17 @@ def _copy_by_copy(first: int, last: int, n: int) -> Iterator[tuple[slice, slice]
         yield slice(start - first, stop - first), slice(start - copy * n, stop - copy * n)
 
 
-def _input_gradient(losses: Tensor, leaf: Tensor) -> Tensor:
+def passes(transforms: Iterable["Transform"]) -> int:
+    """Gradients per copy: one more where transformations go downhill first, all of them together."""
+    return 2 if any(t.descent for t in transforms) else 1
+
+
+def _gradients(losses: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if losses.requires_grad:
-        gradient = cast(Tensor | None, torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0])
-        if gradient is not None:
-            return gradient
+        found = cast(tuple[Tensor | None, ...], torch.autograd.grad(losses.sum(), leaves, allow_unused=True))
+        known = tuple(gradient for gradient in found if gradient is not None)
+        if len(known) == len(leaves):
+            return known
     raise ModelError("the model's output does not depend on its input differentiably, so it cannot be a surrogate")
 
 

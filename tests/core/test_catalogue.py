@@ -146,7 +146,7 @@ def test_entries_are_complete(entry: Entry) -> None:
     assert entry.family
     assert entry.provenance in ("code", "paper", "third-party", "reconstruction", "control")
     if entry.provenance != "control":
-        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/\S+|pp\. \d+–\d+", entry.paper)
+        assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/\S+|pp\. \d+–\d+|https://\S+", entry.paper)
         assert re.search(r"20[12]\d$", entry.venue)
 
 

@@ -15,10 +15,11 @@ from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
 from segtrans.features import find_layer, forward_with
-from segtrans.goals import Goal
+from segtrans.goals import Goal, Untargeted
 from segtrans.gradients import Momentum
 from segtrans.objectives import (
     Attribution,
+    CopySimilarity,
     CrossEntropy,
     Dispersion,
     FeatureImportance,
@@ -30,7 +31,7 @@ from segtrans.objectives import (
 from segtrans.objectives.features import labels_at
 from segtrans.run import Run, View
 from segtrans.threat import L2
-from segtrans.transforms import Remap, Scale, Transform
+from segtrans.transforms import CellMask, Crop, Remap, Scale, Transform
 from toys import CLASSES, Context, dense, draw, each_transform, images, labels, parts_of, run_of
 
 SIZE = (9, 11)
@@ -49,6 +50,14 @@ each_free_part = pytest.mark.parametrize("part", FREE)
 each_prepared_part = pytest.mark.parametrize("part", PREPARED)
 
 
+class Somewhere(Goal):
+    """To the given labels."""
+
+    def labels(self, run: Run, y: Tensor | None) -> Tensor:
+        assert y is not None
+        return y
+
+
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -56,9 +65,15 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 CLEAN, FOUND = noise(2, 4, *SMALL), noise(2, 4, *SMALL) + noise(2, 4, *SMALL, seed=1)
 
 
+# Mostly right, before as now.
+MARKED = 1.5 * torch.nn.functional.one_hot(Y.where(Y != VOID, 0), CLASSES).movedim(-1, 1)
+BEFORE, LOGITS = (MARKED + noise(2, CLASSES, *SIZE, seed=seed) for seed in (5, 6))
+
+
 def view_of(found: Tensor, clean: Tensor = CLEAN, y: Tensor = Y) -> View:
     places = torch.arange(len(found))
-    return View(labels=y, features=found, places=places, reference=View(labels=y, features=clean))
+    clean_view = View(labels=y, features=clean, logits=BEFORE)
+    return View(labels=y, features=found, logits=LOGITS, places=places, reference=clean_view)
 
 
 def at(objective: Objective, iteration: int = 3, iterations: int = 10, **settings: Any) -> Run:
@@ -155,17 +170,60 @@ def test_feature_similarity_never_holds_all_pairs(rows: int) -> None:
 
 
 def test_prototype_by_hand() -> None:
+    """Prototypes of what is right on both images; a mean cross-entropy per region, weighted for the fourth of ten."""
     expected = []
     for image in range(2):
-        known = small_labels(image)
-        means = {
-            label: torch.stack([CLEAN[image, :, i, j] for (i, j), own in known.items() if own == label]).mean(0)
-            for label in set(known.values())
-        }
-        values = [cosine(FOUND[image, :, i, j], means[label]) for (i, j), label in known.items()]
-        expected.append(-sum(values) / len(values))
-    objective = Prototype()
+        sums, losses = dict[int, Tensor](), dict[str, list[float]]()
+        for row, col in (Y[image] != VOID).nonzero().tolist():
+            was, now = (int(z[image, :, row, col].argmax()) == int(Y[image, row, col]) for z in (BEFORE, LOGITS))
+            loss = LOGITS[image, :, row, col].logsumexp(0) - LOGITS[image, int(Y[image, row, col]), row, col]
+            losses.setdefault("changed" if was != now else str(now), []).append(float(loss))
+        for (i, j), label in small_labels(image).items():
+            row, col = math.floor((i + 0.5) * SIZE[0] / SMALL[0]), math.floor((j + 0.5) * SIZE[1] / SMALL[1])
+            if all(int(z[image, :, row, col].argmax()) == label for z in (BEFORE, LOGITS)):
+                sums[label] = sums.get(label, torch.zeros(4, dtype=torch.float64)) + FOUND[image, :, i, j]
+        pairs = [cosine(sums[a], sums[b]) for a in sums for b in sums if a < b]
+        assert pairs
+        weights = {"True": 1 - 4 / 20, "changed": 3 / 20, "False": 1 / 20}
+        assert losses.keys() == weights.keys()
+        region = sum(weights[name] * sum(values) / len(values) for name, values in losses.items())
+        expected.append(0.3 * region + 0.7 * sum(pairs) / len(pairs))
+    objective = Prototype(region=0.3, between=0.7)
     assert torch.allclose(objective(view_of(FOUND), at(objective)), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_single_class_has_nothing_to_be_near_to() -> None:
+    objective, y = Prototype(region=0), torch.zeros_like(Y)
+    assert (objective(view_of(FOUND, y=y), at(objective)) == 0).all()
+    assert (objective(view_of(FOUND), at(objective)) != 0).all()
+
+
+@pytest.mark.parametrize("goal", [Untargeted(), Somewhere()], ids=["away", "towards"])
+def test_copy_similarity_by_hand(goal: Goal) -> None:
+    """The gradient is that of self-universality: the mean loss of both views, and the cosine of all their features."""
+    crop = Crop(area=(0.3, 0.3), whole_first=True, beneath=True, copies=2)
+    attack = Attack(goal=goal, objective=CopySimilarity(weight=10.0), transforms=(crop,))
+    z = (X + 0.03 * noise(*X.shape)).clamp(0, 1)
+    found = run_of(attack, X, Y, MODEL).gradient(z)
+    run = run_of(attack, X, Y, MODEL)
+    run._gradients_this_iteration = (0, 1)
+    local, its = crop(X, Y, run.draw(1, torch.ones(2, dtype=torch.int64)))
+    assert not torch.equal(local, X)
+    leaf = z.clone().requires_grad_()
+    views = [(leaf, Y), (local + leaf - X, its)]
+    seen = [forward_with(find_layer(MODEL, 0.6, X[:1]), MODEL, view, stop=False) for view, _ in views]
+    total = torch.zeros((), dtype=torch.float64)
+    for image in range(2):
+        both = (Y[image] != VOID) & (its[image] != VOID)
+        assert 4 < both.sum() < (Y[image] != VOID).sum()
+        one, other = (features[image][:, both].flatten() for _, features in seen)
+        alike = (one @ other) / (one.square().sum() * other.square().sum()).sqrt()
+        for (_, y), (logits, _) in zip(views, seen, strict=True):
+            loss = torch.nn.functional.cross_entropy(logits[image : image + 1], y[image : image + 1], ignore_index=VOID)
+            total = total + (-loss if goal.targeted else loss) / 2
+        total = total + 10 * alike
+    (expected,) = torch.autograd.grad(total, leaf)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-15)
 
 
 def test_dispersion_by_hand() -> None:
@@ -352,9 +410,10 @@ def test_the_layer_is_where_it_is_said_to_be_and_the_pass_ends_there(part: type[
     run = run_of(Attack(objective=part(layer="body.2")), X, Y, model)
     ran.clear()
     run.gradient(X)
-    assert set(ran) == {"2"}
-    adversarial = [Attack(objective=part(layer=layer), iterations=2)(MODEL, X, Y) for layer in (0.1, 0.9)]
-    assert not torch.equal(*adversarial)
+    assert set(ran) == ({"2", "4", "5"} if part.uses_logits else {"2"})
+    attacks = [Attack(objective=part(layer=layer), transforms=(CellMask(copies=2),)) for layer in (0.1, 0.9)]
+    one, other = (run_of(attack, X, Y, MODEL).gradient((X + 0.01).clamp(0, 1)) for attack in attacks)
+    assert not torch.allclose(one, other)
 
 
 @each_free_part
@@ -396,20 +455,12 @@ def test_ensembles_cannot_be_prepared_on(part: type[Objective]) -> None:
         compose(part())(Members(), X, Y)
 
 
-class Towards(Goal):
-    """To the given labels."""
-
-    def labels(self, run: Run, y: Tensor | None) -> Tensor:
-        assert y is not None
-        return y
-
-
 @each_part
 def test_targets(part: type[Objective]) -> None:
     """Importance and attribution know of labels; the others only of what was."""
-    attack = Attack(goal=Towards(), objective=part(), iterations=10)
+    attack = Attack(goal=Somewhere(), objective=part(), iterations=10)
     y = torch.full_like(Y, 2)
-    if part in (FeatureImportance, Attribution):
+    if part in (FeatureImportance, Attribution, CopySimilarity):
         before, after = (run_of(Attack(), x, y, MODEL) for x in (X, attack(MODEL, X, y)))
         before.gradient(before.x)
         after.gradient(after.x)

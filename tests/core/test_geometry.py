@@ -2,21 +2,37 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
+from segtrans.goals import Goal, Towards, Untargeted
 from segtrans.random import Draw
-from segtrans.transforms import CellMask, Chain, Crop, Resize, Rotate, Scale, Shuffle, Structure, Transform, Warp
-from segtrans.transforms.blocks import Geometric
-from toys import Context, dense, draw, images, labels
+from segtrans.transforms import (
+    CellMask,
+    Chain,
+    Crop,
+    Operators,
+    Rescale,
+    Resize,
+    Rotate,
+    Scale,
+    Shuffle,
+    Structure,
+    Transform,
+    Warp,
+)
+from toys import Context, dense, draw, images, labels, parts_of, run_of
 
 SIZE = (9, 14)
 COUNT = 6
@@ -263,6 +279,70 @@ def test_warp_is_a_thin_plate_spline(part: Warp) -> None:
     assert VOID in label[y != VOID], "some of it leaves the image"
 
 
+@pytest.mark.parametrize("goal", [Untargeted(), Towards()], ids=["away", "towards"])
+def test_warps_first_go_downhill(goal: Goal) -> None:
+    """Each copy's points move against the slope of its own loss, found by differences; then the gradient is taken."""
+    part, model, size = Warp(copies=2, descent=0.4), Context().requires_grad_(False), (7, 8)
+    x, y = images(2, size), labels(2, size, block=3)
+    attack = Attack(goal=goal, transforms=(part,))
+    run, expected, moved = run_of(attack, x, y, model), torch.zeros_like(x), []
+    run._gradients_this_iteration = (0, 1)
+    sign = -1 if goal.targeted else 1
+    for copy in range(2):
+        numbers = run.draw(1, torch.full((2,), copy))
+        moves = torch.cat([numbers.uniform(1, 1, 1, low=-1, high=1) for _ in range(2)], -1)[:, :, 0]
+        for i in range(2):
+
+            def loss(image: Tensor, point: Tensor, i: int = i) -> Tensor:
+                shown, its = spline(part, image, y[i], point)
+                return sign * F.cross_entropy(model(shown[None]), its[None], ignore_index=VOID)
+
+            steps = 1e-6 * torch.eye(2, dtype=torch.float64)
+            slope = [float(loss(x[i], moves[i] + h) - loss(x[i], moves[i] - h)) / 2e-6 for h in steps]
+            moved.append(0.4 * torch.tensor(slope, dtype=torch.float64))
+            leaf = x[i].clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(leaf, moves[i] - moved[-1]), leaf)
+            expected[i] += gradient / 2
+    assert torch.stack(moved).abs().max() > 0.05
+    found = run_of(attack, x, y, model).gradient(x)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-8)
+    assert not torch.allclose(run_of(replace(attack, transforms=(Warp(copies=2),)), x, y, model).gradient(x), expected)
+
+
+def test_a_descent_of_nothing_is_none() -> None:
+    one, other = (read(f"warp(descent={d}) + bim").perturb(Context(), X[:2], Y[:2]) for d in (0, 1e-300))
+    assert torch.equal(one.adversarial, other.adversarial)
+    assert (one.evaluations, other.evaluations) == (10, 20)
+
+
+def test_clean_views_are_warped_as_the_attacked_ones_are() -> None:
+    """At the clean image both views are the same, wherever the points have gone."""
+    attack = read("fspgd(iterations=2) + warp(descent=0.5)")
+    run = run_of(attack, X[:2], Y[:2], Context())
+    run.iteration = 2
+    run.gradient(run.x)
+    assert torch.allclose(run.losses, -torch.ones(2, dtype=torch.float64))
+
+
+def test_other_copies_are_compared_with_as_they_were_drawn() -> None:
+    """What was found for a copy's own points is not for those of the copy it is compared with."""
+    seen: list[Tensor] = []
+
+    class Watched(Context):
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                seen.append(x)
+            return super().forward(x)
+
+    run = run_of(read("copysimilarity + warp(copies=2, descent=0.5)"), X[:2], Y[:2], Watched())
+    run.gradient(run.x)
+    # The first no-gradient pass finds the layer; then come, copy by copy, one before the descent and one after it.
+    assert len(seen) == 5
+    for number, image in enumerate(seen[1:]):
+        other = run.draw(1, torch.full((2,), 1 - number // 2))
+        assert torch.equal(image, Warp(copies=2)(run.x, run.y, other)[0])
+
+
 def test_warp_holds_the_border_points_and_moves_the_centre() -> None:
     size, count = (9, 13), 30
     places = torch.stack(torch.meshgrid(*(torch.arange(s).double() for s in size), indexing="ij")) / 20
@@ -305,6 +385,111 @@ def test_crop_enlarges_a_window(part: Crop) -> None:
                     near = its[max(0, math.ceil(r - 0.500001)) : int(r + 1.500001)]
                     near = near[:, max(0, math.ceil(c - 0.500001)) : int(c + 1.500001)]
                     assert label[i, row, col] in near
+
+
+def test_what_is_beneath_a_perturbation_is_cropped_without_it() -> None:
+    part = Crop(area=(0.2, 0.4), beneath=True)
+    run = run_of(Attack(transforms=(Resize(probability=1.0), part)), X, Y)
+    places, copy = torch.arange(COUNT), torch.zeros(COUNT, dtype=torch.int64)
+    noise = 0.1 * images(COUNT, SIZE, seed=3)
+    shown, its = run._transformed(X + noise, places, copy)
+    clean, their = run._transformed(X, places, copy)
+    small, small_labels = Resize(probability=1.0)(X, Y, run.draw(1, copy))
+    content, cropped = part(small, small_labels, run.draw(2, copy))
+    shrunk, _ = Resize(probability=1.0)(X + noise, Y, run.draw(1, copy))
+    assert torch.equal(clean, content)
+    assert (shown - (content + shrunk - small)).abs().max() <= 1e-12
+    assert torch.equal(its, cropped)
+    assert torch.equal(their, cropped)
+
+
+OPERATORS: list[tuple[str, float]] = [
+    *((name, 0) for name in ("nothing", "flip rows", "roll rows", "flip columns", "roll columns")),
+    *(("turn", degrees) for degrees in (5, -5, 15, -15, 45, -45, 90, -90, 180)),
+    *(("darken", divisor) for divisor in range(2, 9)),
+    *(("shrink", 1 + k / 10) for k in range(1, 20, 2)),
+]
+
+
+@pytest.mark.parametrize(
+    "part", [Operators(), Operators(shortest=1, length=1), Operators(shortest=0, length=2)], ids=repr
+)
+def test_operators_one_after_the_other(part: Operators) -> None:
+    """From what is shown back to the image, position by position; what leaves the picture anywhere is black."""
+    count, (height, width) = 40, SIZE
+    x, y = images(count, SIZE), labels(count, SIZE, block=3)
+    image, label = part(x, y, draw(count, seed=8))
+    numbers = draw(count, seed=8)
+    lengths = part.shortest + (numbers.uniform() * (part.length - part.shortest + 1)).floor()
+    chains = [((31 * numbers.uniform()).long(), *(numbers.uniform() for _ in range(3))) for _ in range(part.length)]
+    used = set()
+    for i in range(count):
+        links = [(OPERATORS[int(c[0][i])], *(float(n[i]) for n in c[1:])) for c in chains[: int(lengths[i])]]
+        used |= {link[0][0] for link in links}
+
+        def source(row: int, col: int, links: list = links) -> tuple[float, float] | None:
+            place, sizes = [float(row), float(col)], (height, width)
+            for (name, amount), size, *chance in links:
+                if name == "turn":
+                    angle, down, right = math.radians(amount), place[0] - (height - 1) / 2, place[1] - (width - 1) / 2
+                    place[0] = (height - 1) / 2 + down * math.cos(angle) - right * math.sin(angle)
+                    place[1] = (width - 1) / 2 + down * math.sin(angle) + right * math.cos(angle)
+                for axis, (length, luck) in enumerate(zip(sizes, chance, strict=True)):
+                    if name == ("flip rows", "flip columns")[axis]:
+                        place[axis] = length - 1 - place[axis]
+                    if name == ("roll rows", "roll columns")[axis]:
+                        place[axis] = (place[axis] + 0.5 - math.floor(luck * length)) % length - 0.5
+                    if name == "shrink":
+                        small = max(1, round((1 / amount + (1 - 1 / amount) * size) * length))
+                        start = math.floor(luck * (length + 1 - small))
+                        place[axis] = (place[axis] - start + 0.5) * length / small - 0.5
+                if not all(-0.5 - 1e-9 <= p <= n - 0.5 + 1e-9 for p, n in zip(place, sizes, strict=True)):
+                    return None
+            return place[0], place[1]
+
+        theirs, their = picture(x[i], y[i], source)
+        for (name, amount), *_ in links:
+            theirs = theirs / amount if name == "darken" else theirs
+        close = (image[i] - theirs).abs().amax(0) <= 1e-9
+        # Places exactly on an edge, or half-way between two pixels, are a matter of rounding.
+        assert close.double().mean() > 0.97
+        assert (label[i] == their).double().mean() > 0.9
+    assert part.length < 4 or {name for name, _ in OPERATORS} == used
+
+
+def test_operators_are_what_libraries_call_by_their_names() -> None:
+    """Of single operators those that need no interpolation, on square images."""
+    count, side = 400, 8
+    x, y = images(count, (side, side)), dense(count, (side, side))
+    image, label = Operators(shortest=1, length=1)(x, y, draw(count))
+    numbers = draw(count)
+    numbers.uniform()
+    drawn = (31 * numbers.uniform()).long()
+    numbers.uniform()
+    far = [(side * numbers.uniform()).floor().long() for _ in range(2)]
+    seen = drawn.bincount(minlength=31)
+    assert seen.min() > 2
+    for i, kind in enumerate(drawn.tolist()):
+        rolled = [int(n[i]) for n in far]
+        known = {
+            0: lambda t: t,
+            1: lambda t: t.flip(-2),
+            2: lambda t, n=rolled[0]: t.roll(n, -2),
+            3: lambda t: t.flip(-1),
+            4: lambda t, n=rolled[1]: t.roll(n, -1),
+            11: lambda t: t.rot90(-1, (-2, -1)),
+            12: lambda t: t.rot90(1, (-2, -1)),
+            13: lambda t: t.rot90(2, (-2, -1)),
+        }
+        if kind in known:
+            assert torch.equal(label[i], known[kind](y[i]))
+            assert (image[i] - known[kind](x[i])).abs().max() <= 1e-12
+        if 14 <= kind < 21:
+            assert torch.equal(label[i], y[i])
+            assert (image[i] - x[i] / (kind - 12)).abs().max() <= 1e-12
+        if kind > 20:
+            # What shrinks by the most has the least left of it.
+            assert ((label[i] != VOID).double().mean() + 0.02) ** 0.5 >= 1 / (1.1 + 0.2 * (kind - 21)) - 1 / side
 
 
 def test_crops_have_the_share_and_shape_they_should() -> None:
@@ -430,14 +615,21 @@ def test_labels_come_from_where_pixels_do(part: Transform, size: tuple[int, int]
         assert ((100 * image[:, 1] - label % size[1]).abs()[inside] <= 0.5 + 1e-4).all()
 
 
-@pytest.mark.parametrize("part", [Shuffle, Structure, Warp, Crop, Rotate])
-def test_labels_can_be_left_behind_as_classifiers_do(part: type[Geometric]) -> None:
-    moved, kept = part(), part(labels="keep")
-    image, label = moved(X, Y, draw(COUNT))
-    same, behind = kept(X, Y, draw(COUNT))
+@pytest.mark.parametrize("part", [part for part in parts_of(Transform).values() if part is not Rescale])
+def test_labels_can_be_left_behind_as_classifiers_do(part: type[Transform]) -> None:
+    """The surrogate is shown the same images with the labels of the image as it was."""
+    places, last = torch.arange(COUNT), torch.full((COUNT,), part().copies - 1)
+    runs = [run_of(Attack(transforms=(t,)), X, Y) for t in (part(), part(labels="keep"))]
+    (image, label), (same, behind) = (run._transformed(X, places, last) for run in runs)
     assert torch.equal(image, same)
     assert torch.equal(behind, Y)
-    assert not torch.equal(label, Y)
+    assert not torch.equal(label, Y) or not part.moves
+
+
+@pytest.mark.parametrize("base", ["shuffle + mi", "resize(probability=1) + segpgd", "cellmask + bim"])
+def test_labels_left_behind_make_another_attack(base: str) -> None:
+    keep = base.replace(")", ", labels='keep')", 1) if ")" in base else base.replace(" ", "(labels='keep') ", 1)
+    assert not torch.equal(read(keep)(Context(), X[:2], Y[:2]), read(base)(Context(), X[:2], Y[:2]))
 
 
 NEUTRAL = (
@@ -451,6 +643,7 @@ NEUTRAL = (
     "cellmask(whole_first=True)",
     "rotate(angle=0)",
     "chain(operations=('identity',), length=3)",
+    "operators(shortest=0, length=0)",
 )
 
 
@@ -462,8 +655,10 @@ def test_neutral_settings_are_neutral(neutral: str) -> None:
         assert torch.equal(image, X.to(dtype))
         assert torch.equal(label, Y)
     model = Context()
-    for base in ("bim", "segpgd + mi"):
-        assert torch.equal(read(f"{neutral} + {base}")(model, X[:2], Y[:2]), read(base)(model, X[:2], Y[:2]))
+    # Where nothing moves, labels that stay are where labels that move would be.
+    for spelling in (neutral, f"{neutral[:-1]}, labels='keep')"):
+        for base in ("bim", "segpgd + mi"):
+            assert torch.equal(read(f"{spelling} + {base}")(model, X[:2], Y[:2]), read(base)(model, X[:2], Y[:2]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 3)])
@@ -481,27 +676,29 @@ def test_images_smaller_than_the_blocks(part: Transform, size: tuple[int, int]) 
 
 @pytest.mark.parametrize(
     ("name", "evaluations"),
-    [("bsr", 20), ("sia", 20), ("decowa", 20), ("su-crop", 2), ("everywhere-attack", 10), ("l2t", 20)],
+    [("bsr", 20), ("sia", 20), ("decowa", 40), ("su", 2), ("everywhere-attack", 10), ("l2t", 20), ("ops", 901)],
 )
 def test_entries_spend_what_they_say(name: str, evaluations: int) -> None:
     seen: list[int] = []
-    model = Context()
 
-    def counted(x: Tensor) -> Tensor:
-        seen.append(len(x))
-        return model(x)
+    class Counted(Context):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                seen.append(len(x))
+            return super().forward(x)
 
     attack = read(f"{name}(iterations=2)")
     assert attack.evaluations_per_iteration == evaluations
-    result = attack.perturb(counted, X[:1], Y[:1])
+    result = attack.perturb(Counted(), X[:1], Y[:1], chunk=16)
     assert sum(seen) == result.evaluations == attack.evaluations == 2 * evaluations
-    assert read(f"{name} + remap + mi").copies == evaluations
+    assert max(seen) == min(16, attack.copies), "never more at once, however many there are"
+    assert read(f"{name} + remap + mi").evaluations_per_iteration == evaluations
     assert ENTRIES[name].family == "input"
 
 
 def test_parts_are_registered_and_their_base_is_not() -> None:
-    assert {"shuffle", "structure", "warp", "crop", "cellmask", "rotate", "chain"} <= set(PARTS)
-    assert not {"geometric", "displacement"} & set(PARTS)
+    assert {"shuffle", "structure", "warp", "crop", "cellmask", "rotate", "chain", "operators"} <= set(PARTS)
+    assert "displacement" not in PARTS
 
 
 @pytest.mark.parametrize(
@@ -511,6 +708,7 @@ def test_parts_are_registered_and_their_base_is_not() -> None:
         ("shuffle(angle=-1)", "Shuffle angle is -1; allowed are degrees from 0 to 180"),
         ("rotate(angle=181)", "Rotate angle is 181; allowed are degrees"),
         ("shuffle(labels='stay')", "Shuffle labels is 'stay'; allowed are 'move' and 'keep'"),
+        ("rescale(labels='keep')", "Rescale labels is 'keep'; allowed is 'move', since the size changes"),
         ("warp(labels=1)", "Warp labels is 1; allowed are 'move' and 'keep'"),
         ("structure(blocks=1.5)", "Structure blocks is 1.5; allowed are whole numbers from 1"),
         ("structure(operations=())", "Structure operations is \\(\\); allowed are vertical_roll, "),
@@ -521,6 +719,9 @@ def test_parts_are_registered_and_their_base_is_not() -> None:
         ("crop(area=(0, 1))", "Crop area is \\(0, 1\\); allowed are two positive numbers"),
         ("crop(area=(0.5, 1.5))", "Crop area is \\(0.5, 1.5\\); allowed are shares up to 1"),
         ("crop(ratio=(2, 1))", "Crop ratio is \\(2, 1\\); allowed are two positive numbers"),
+        ("warp(descent=-1)", "Warp descent is -1; allowed are numbers from 0"),
+        ("operators(length=1)", "Operators length is 1; allowed are whole numbers from 2"),
+        ("operators(shortest=-1)", "Operators shortest is -1; allowed are whole numbers from 0"),
         ("chain(length=0)", "Chain length is 0; allowed are whole numbers from 1"),
         ("chain(operations=('flip',))", "Chain operations is \\('flip',\\); allowed are identity, rotate, "),
         ("chain(operations=())", "Chain operations is \\(\\); allowed are"),

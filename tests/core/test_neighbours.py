@@ -16,12 +16,14 @@ from segtrans.gradients import (
     GradientTransform,
     LineAverage,
     Momentum,
+    Neighbourhood,
     Relevance,
     Sharpness,
     Variance,
 )
 from segtrans.run import Run
 from segtrans.threat import L2, LInf
+from segtrans.transforms import Scale
 from toys import Context, images, labels, run_of
 
 SIZE = (9, 11)
@@ -109,6 +111,37 @@ def test_relevance_of_nothing_is_nothing() -> None:
     assert torch.equal(wrapped(X), other.expand_as(X))
     tiny = 1e-200 * slope(X)
     assert torch.allclose(Relevance(samples=1).wrap(lambda z: tiny, fresh())(X) / tiny, torch.ones_like(X))
+
+
+def test_a_neighbourhood_is_sampled_in_shells_and_its_centre_once_untransformed() -> None:
+    """Two copies of each neighbour and the image itself, as the mean over five gradients one by one."""
+    attack = Attack(transforms=(Scale(copies=2),), gradients=(Neighbourhood(samples=2, radius=2.0, shells=4),))
+    run = run_of(attack, X, Y, MODEL)
+    found = attack.gradients[0].wrap(run.gradient, run)(X)
+    assert run.evaluations == attack.evaluations_per_iteration == 5
+    plain = run_of(Attack(), X, Y, MODEL)
+    total = plain.gradient(X)
+    other = run_of(attack, X, Y, MODEL)
+    other._gradients_this_iteration = (0, 1)
+    draw, shells = other.draw(1001), set()
+    for _ in range(2):
+        shell = (4 * draw.uniform(1, 1, 1)).floor() + 1
+        near = X + draw.uniform(3, *SIZE, low=-1, high=1) * shell / 4 * 2 * EPS
+        total = total + plain.gradient(near) + plain.gradient(near / 2) / 2
+        shells |= {*shell.flatten().tolist()}
+    assert len(shells) > 1
+    assert torch.allclose(found, total / 5, rtol=1e-10, atol=1e-15)
+
+
+def test_plain_gradients_are_counted_once_at_every_level() -> None:
+    for text, cost in (
+        ("neighbourhood(samples=2) + variance(samples=4)", (3 * 2 + 1) * 5),
+        ("variance(samples=4) + neighbourhood(samples=2)", 3 * 5 * 2 + 5),
+        ("neighbourhood(samples=2) + neighbourhood(samples=4)", (3 * 2 + 1) * 4 + 3),
+    ):
+        attack = read(f"scale(copies=3) + {text} + bim(iterations=2)")
+        assert attack.evaluations_per_iteration == cost
+        assert attack.perturb(MODEL, X, Y).evaluations == attack.evaluations
 
 
 @pytest.mark.parametrize("balance", [0.5, 0.2, 1.0])
@@ -245,6 +278,8 @@ NEUTRAL = (
     ("relevance(samples=0)", ""),
     ("relevance(radius=0)", ""),
     ("flatness(samples=0)", ""),
+    ("neighbourhood(samples=0)", ""),
+    ("neighbourhood(radius=0)", ""),
     ("flatness(samples=1, radius=0, balance=0)", ""),
     ("lineaverage(samples=1)", ""),
     ("lineaverage(radius=0)", ""),
@@ -283,7 +318,7 @@ def test_nested_evaluations_are_what_is_spent(text: str) -> None:
 
 
 def test_entries_cost_what_their_papers_say() -> None:
-    cost = {"vmi": 21, "vni": 21, "gra": 21, "emi": 11, "pgn": 40, "rap": 9, "sam": 2}
+    cost = {"vmi": 21, "vni": 21, "gra": 21, "emi": 11, "pgn": 40, "rap": 9, "sam": 2, "ops": 901}
     assert {name: ENTRIES[name].attack.evaluations_per_iteration for name in cost} == cost
 
 
@@ -316,6 +351,7 @@ def test_gradients_of_zero_and_of_other_images_do_not_matter(part: GradientTrans
         (lambda: Variance(ahead=-0.1), "Variance ahead is -0.1; allowed are numbers from 0"),
         (lambda: Relevance(radius="2"), "Relevance radius is '2'; allowed are numbers from 0"),
         (lambda: Relevance(samples=True), "Relevance samples is True; allowed are whole numbers from 0"),
+        (lambda: Neighbourhood(shells=0), "Neighbourhood shells is 0; allowed are whole numbers from 1"),
         (lambda: Flatness(balance=1.1), "Flatness balance is 1.1; allowed are numbers from 0 to 1"),
         (lambda: Flatness(back=-1), "Flatness back is -1; allowed are numbers from 0"),
         (lambda: LineAverage(samples=0), "LineAverage samples is 0; allowed are whole numbers from 1"),

@@ -26,7 +26,7 @@ X, Y = images(3, SIZE), labels(3, SIZE, block=3)
 NAMES = ("admix", "us-mm", "ssa", "stm", "maskblock")
 COST = {"admix": 15, "us-mm": 15, "ssa": 20, "stm": 20, "maskblock": 16}
 
-KINDS = (Admix(), UniformScale(), MixMask(), StyleMix(), Spectrum(), MaskBlocks(), MaskBlocks(hidden="keep"))
+KINDS = (Admix(), UniformScale(), MixMask(), StyleMix(), Spectrum(), MaskBlocks())
 each_kind = pytest.mark.parametrize("transform", KINDS, ids=repr)
 each_random = pytest.mark.parametrize("transform", [k for k in KINDS if not isinstance(k, UniformScale | MaskBlocks)])
 
@@ -152,27 +152,26 @@ def test_spectrum_multiplies_every_coefficient(rho: float, sigma: float) -> None
     assert torch.equal(label, Y)
 
 
-def naive_blocks(x: Tensor, y: Tensor, grid: int, cell: int, hidden: str) -> tuple[Tensor, Tensor]:
+def naive_blocks(x: Tensor, y: Tensor, grid: int, cell: int) -> tuple[Tensor, Tensor]:
     image, label = x.clone(), y.clone()
     height, width = x.shape[-2:]
     for row in range(height):
         for col in range(width):
             if (row * grid // height) * grid + col * grid // width == cell:
                 image[:, row, col] = 0
-                label[row, col] = VOID if hidden == "void" else y[row, col]
+                label[row, col] = VOID
     return image, label
 
 
 @pytest.mark.parametrize("size", [(9, 11), (8, 8), (3, 2), (1, 13)], ids=str)
-@pytest.mark.parametrize("hidden", ["void", "keep"])
 @pytest.mark.parametrize("grid", [1, 2, 4])
-def test_copy_i_hides_cell_i(grid: int, hidden: str, size: tuple[int, int]) -> None:
+def test_copy_i_hides_cell_i(grid: int, size: tuple[int, int]) -> None:
     x, y = images(2, size) / 2 + 0.5, labels(2, size, block=3)
     covered = torch.zeros(2, *size, dtype=torch.int64)
     for copy in range(grid**2):
-        image, label = MaskBlocks(copies=grid**2, grid=grid, hidden=hidden)(x, y, draw(2, copy=copy))
+        image, label = MaskBlocks(copies=grid**2, grid=grid)(x, y, draw(2, copy=copy))
         for i in range(2):
-            their_image, their_label = naive_blocks(x[i], y[i], grid, copy, hidden)
+            their_image, their_label = naive_blocks(x[i], y[i], grid, copy)
             assert torch.equal(image[i], their_image)
             assert torch.equal(label[i], their_label)
         covered += (image == 0).all(1)
@@ -182,7 +181,7 @@ def test_copy_i_hides_cell_i(grid: int, hidden: str, size: tuple[int, int]) -> N
 def test_with_fewer_copies_than_cells_they_are_drawn() -> None:
     x, y = X[:1].expand(300, -1, -1, -1), Y[:1].expand(300, -1, -1)
     image, label = MaskBlocks(copies=1, grid=2)(x, y, draw(300))
-    cells = [naive_blocks(X[0], Y[0], 2, cell, "void") for cell in range(4)]
+    cells = [naive_blocks(X[0], Y[0], 2, cell) for cell in range(4)]
     found = torch.stack([(image == one).flatten(1).all(1) & (label == other).flatten(1).all(1) for one, other in cells])
     assert (found.sum(0) == 1).all()
     assert found.sum(1).min() > 40
@@ -191,7 +190,7 @@ def test_with_fewer_copies_than_cells_they_are_drawn() -> None:
 @each_kind
 def test_labels_stay_or_become_void_where_nothing_is_shown(transform: Transform) -> None:
     image, label = transform(X, Y, draw(3))
-    hidden = isinstance(transform, MaskBlocks) and transform.hidden == "void"
+    hidden = isinstance(transform, MaskBlocks)
     assert torch.equal(label, Y.masked_fill((image == 0).all(1) & hidden, VOID))
 
 
@@ -258,7 +257,7 @@ def test_the_gradient_of_maskblock_by_hand() -> None:
     model, expected = Context(), torch.zeros_like(X)
     for i in range(3):
         for cell in range(16):
-            image, label = naive_blocks(X[i], Y[i], 4, cell, "void")
+            image, label = naive_blocks(X[i], Y[i], 4, cell)
             leaf = image[None].requires_grad_()
             loss = F.cross_entropy(model(leaf), label[None], ignore_index=VOID)
             (gradient,) = torch.autograd.grad(loss, leaf)
@@ -317,7 +316,7 @@ def test_ones_own_bank(part: type[Transform], tmp_path: Path) -> None:
         lambda: Spectrum(sigma=16),
         lambda: MaskBlocks(grid=0),
         lambda: MaskBlocks(grid=2.0),
-        lambda: MaskBlocks(hidden="black"),
+        lambda: MaskBlocks(labels="black"),
     ],
 )
 def test_impossible_settings_are_refused(make: type) -> None:

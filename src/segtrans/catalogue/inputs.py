@@ -2,7 +2,8 @@
 
 from segtrans.catalogue.entry import MI, Entry
 from segtrans.composition import compose
-from segtrans.gradients import Nesterov
+from segtrans.gradients import Neighbourhood, Nesterov
+from segtrans.objectives import CopySimilarity
 from segtrans.transforms import (
     Admix,
     CellMask,
@@ -10,6 +11,7 @@ from segtrans.transforms import (
     Crop,
     MaskBlocks,
     MixMask,
+    Operators,
     Resize,
     Scale,
     Shuffle,
@@ -33,12 +35,12 @@ ENTRIES = (
     ),
     Entry(
         name="admix", attack=compose(Admix(), Scale(), MI),
-        title="other photographs added, at five brightnesses, with momentum",
+        title="photographs of a bank, not of the batch, added, at five brightnesses, with momentum",
         paper="arXiv:2102.00436", venue="ICCV 2021", family="input", provenance="code",
     ),
     Entry(
         name="us-mm", attack=compose(UniformScale(), MixMask(), MI),
-        title="uniform scale and mix mask, with momentum",
+        title="uniform scale, and a mask from a bank of photographs, not from the batch, with momentum",
         paper="arXiv:2311.12051", venue="arXiv 2023", family="input", provenance="code",
     ),
     Entry(
@@ -48,7 +50,7 @@ ENTRIES = (
     ),
     Entry(
         name="stm", attack=compose(StyleMix(), MI),
-        title="style mixing without a style network, our reconstruction, with momentum",
+        title="mixed with itself in colours of a bank of photographs, our reconstruction without a style network",
         paper="arXiv:2308.10601", venue="ACM MM 2023", family="input", provenance="reconstruction",
     ),
     Entry(
@@ -67,14 +69,20 @@ ENTRIES = (
         paper="arXiv:2309.14700", venue="ICCV 2023", family="input", provenance="code",
     ),
     Entry(
-        name="decowa", attack=compose(Warp(copies=20), MI),
-        title="20 random warps without DeCoWA's inner step, with momentum",
-        paper="arXiv:2402.03951", venue="AAAI 2024", family="input", provenance="reconstruction",
+        name="decowa", attack=compose(Warp(copies=20, descent=0.01), MI),
+        title="deformation-constrained warping, 20 warps of each image's own, with momentum",
+        paper="arXiv:2402.03951", venue="AAAI 2024", family="input", provenance="code",
     ),
     Entry(
-        name="su-crop", attack=compose(Crop(area=(0.1, 0.1), whole_first=True, copies=2), MI),
-        title="the image and a crop of it, untargeted, without self-universality's feature term, with momentum",
-        paper="arXiv:2209.03716", venue="CVPR 2023", family="input", provenance="reconstruction",
+        name="su",
+        attack=compose(CopySimilarity(), Crop(area=(0.1, 0.1), whole_first=True, beneath=True, copies=2), MI),
+        title="self-universality: one perturbation for the image and a crop of it, here untargeted, with momentum",
+        paper="arXiv:2209.03716", venue="CVPR 2023", family="input", provenance="code",
+    ),
+    Entry(
+        name="ops", attack=compose(Operators(copies=30), Neighbourhood(samples=30), MI),
+        title="OPS at its paper's largest setting, 30 neighbours × 30 operator chains + 1; that labels move is ours",
+        paper="https://github.com/the-full/OPS", venue="CVPR 2025", family="input", provenance="code",
     ),
     Entry(
         name="everywhere-attack", attack=compose(CellMask(kept=1, whole_first=True, copies=10), MI),

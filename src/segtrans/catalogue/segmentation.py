@@ -11,7 +11,7 @@ from segtrans.objectives import (
     JensenShannon,
     Margin,
     MaskedCrossEntropy,
-    RegionWeighted,
+    Prototype,
     SegPGD,
     Spherical,
     TwoStage,
@@ -79,9 +79,9 @@ ENTRIES = (
         paper="arXiv:2312.02207", venue="arXiv 2023", family="segmentation", provenance="third-party",
     ),
     Entry(
-        name="rp-pgd", attack=compose(PGD, RegionWeighted()),
-        title="RP-PGD's weights of regions, without its prototypes",
-        paper="doi:10.1609/aaai.v39i10.33122", venue="AAAI 2025", family="segmentation", provenance="third-party",
+        name="rp-pgd", attack=compose(PGD, Prototype()),
+        title="region and prototype based PGD; prototypes have a gradient, which the authors' code stops",
+        paper="doi:10.1609/aaai.v39i10.33122", venue="AAAI 2025", family="segmentation", provenance="code",
     ),
     Entry(
         name="dag", attack=compose(WrongClass()),

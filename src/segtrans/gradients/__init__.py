@@ -2,7 +2,7 @@
 
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
 from segtrans.gradients.momentum import Momentum, Nesterov
-from segtrans.gradients.neighbours import Flatness, LineAverage, Relevance, Variance
+from segtrans.gradients.neighbours import Flatness, LineAverage, Neighbourhood, Relevance, Variance
 from segtrans.gradients.sharpness import Sharpness
 from segtrans.gradients.smooth import Smooth
 
@@ -12,6 +12,7 @@ __all__ = [
     "GradientTransform",
     "LineAverage",
     "Momentum",
+    "Neighbourhood",
     "Nesterov",
     "Relevance",
     "Sharpness",

@@ -19,11 +19,17 @@ GradientFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientTransform(ABC):
-    """Turns one gradient function into another; ``evaluations`` is how often it calls the inner one."""
+    """Turns one gradient function into another; ``evaluations`` is how often it calls the inner one, and ``plain`` how
+    often besides with untransformed images.
+    """
 
     @property
     def evaluations(self) -> int:
         return 1
+
+    @property
+    def plain(self) -> int:
+        return 0
 
     @abstractmethod
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from segtrans.run import Run
 
 
-def _noise(run: Run, draw: Draw, radius: float) -> Tensor:
+def _noise(run: Run, draw: Draw, radius: float | Tensor) -> Tensor:
     """Uniform noise (N, 3, H, W) on the pixels that may change.
 
     In L-inf every value is within ``radius`` budgets. In any norm the noise fills the cube whose corners lie on the
@@ -176,6 +176,52 @@ class Flatness(_Neighbours):
             return total / self.samples
 
         return flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbourhood(_Neighbours):
+    """Mean of the gradient of z itself and of all transformed copies of neighbours at random distances: with
+    transformations, what OPS calls operator and perturbation sampling (Guo et al., CVPR 2025).
+
+    The gradient of z comes from the untransformed image and counts once, as each copy of a neighbour does. OPS draws a
+    pool of offsets once for all images and iterations; here every image draws its own, anew.
+
+    Attributes:
+        samples: neighbours.
+        radius: how far away the farthest are at most, in budgets.
+        shells: how many distances there are, evenly spaced up to ``radius`` and equally likely.
+    """
+
+    radius: float = 3.0
+    shells: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("Neighbourhood shells", self.shells, 1)
+
+    @property
+    def evaluations(self) -> int:
+        return self._samples or 1
+
+    @property
+    def plain(self) -> int:
+        return min(1, self._samples)
+
+    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+        if not self._samples:
+            return gradient
+        stream, copies = run.stream(), run.attack.copies
+
+        def average(z: Tensor) -> Tensor:
+            with run.untransformed():
+                total = gradient(z)
+            draw = run.draw(stream)
+            for _ in range(self.samples):
+                shell = draw.integers(torch.full((len(z), 1, 1, 1), self.shells, device=z.device)) + 1
+                total = total + copies * gradient(z + _noise(run, draw, self.radius / self.shells * shell.to(z)))
+            return total / (1 + copies * self.samples)
+
+        return average
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 from segtrans.objectives.divergences import Cosine, JensenShannon, Margin, Spherical, WrongClass
 from segtrans.objectives.features import (
     Attribution,
+    CopySimilarity,
     Dispersion,
     FeatureImportance,
     FeatureSimilarity,
@@ -23,6 +24,7 @@ from segtrans.objectives.pixels import (
 __all__ = [
     "Attribution",
     "BalancedCrossEntropy",
+    "CopySimilarity",
     "CosPGD",
     "Cosine",
     "CrossEntropy",

@@ -23,10 +23,12 @@ class Objective(ABC):
     Attributes:
         uses_logits: false for objectives on features alone, for which the forward pass ends at their layer.
         uses_clean: whether :attr:`View.clean`, the same view of the clean images, is looked at.
+        uses_other: whether :attr:`View.other`, the view of the other copies, is looked at.
     """
 
     uses_logits: ClassVar[bool] = True
     uses_clean: ClassVar[bool] = False
+    uses_other: ClassVar[bool] = False
 
     @property
     def layer(self) -> str | float | None:

@@ -1,9 +1,11 @@
-"""Objectives on the features of an inner layer, where the forward pass ends; positions under void never count."""
+"""Objectives on the features of an inner layer, where the forward pass ends unless logits count too; positions under
+void never count.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -12,9 +14,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, UsageError, check_whole
+from segtrans.errors import ModelError, UsageError, check_number, check_whole
 from segtrans.features import find_layer, forward_with
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
+from segtrans.objectives.pixels import RegionWeighted, unfinished
 
 if TYPE_CHECKING:
     from segtrans.run import Run, View
@@ -40,7 +43,7 @@ class FeatureObjective(Objective):
             )
 
 
-def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
     """Labels (B, H, W) at another size (B, h, w): those of the pixels nearest to each position's centre."""
     rows, cols = (
         (2 * torch.arange(small, device=labels.device) + 1) * large // (2 * small)
@@ -50,7 +53,7 @@ def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _labels(view: View) -> Tensor:
-    return labels_at(view.labels, (view.features.shape[-2], view.features.shape[-1]))
+    return labels_at(view.labels, view.features.shape[-2:])
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -129,30 +132,80 @@ class _Pairs(Function):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prototype(FeatureObjective):
-    """Minus the mean cosine between each position's features and its class's prototype, the mean of the image's clean
-    features under that label (the prototype part of RP-PGD, Zhang et al., AAAI 2025, whose exact form is not public).
+class CopySimilarity(FeatureObjective):
+    """Cross-entropy, and a cosine that makes the features of an image's copies alike (the feature similarity of the
+    self-universality attack, SU, Wei et al., CVPR 2023, arXiv 2209.03716).
+
+    A copy is compared with the one half of the copies further on, whose features are held constant: with an even number
+    the gradients of the two add up to that of their cosine. Features are compared where neither view is void.
+
+    Attributes:
+        weight: of a pair's cosine, the paper's λ, beside the pair's mean cross-entropy; copies become alike towards a
+            target too.
     """
 
+    uses_logits: ClassVar[bool] = True
+    uses_other: ClassVar[bool] = True
+
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("CopySimilarity weight", self.weight, 0)
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        valid = ((_labels(view) != VOID) & (_labels(view.other) != VOID))[:, None]
+        # A vector per image, as if its positions were channels of a single one.
+        found, other = (_unit(v.features.where(valid, 0).flatten(1)) for v in (view, view.other))
+        # Twice, since a copy has half of the gradient, and the mean is taken over both.
+        weight = 2 * (-self.weight if run.targeted else self.weight)
+        return valid_mean(pixel_losses(view.logits, view.labels), view.labels) + weight * (found * other).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prototype(FeatureObjective):
+    """Region-weighted cross-entropy, and the mean cosine between the prototypes of an image's classes, which pulls the
+    classes together: region and prototype based PGD (RP-PGD, Zhang et al., AAAI 2025, doi 10.1609/aaai.v39i10.33122).
+
+    A class's prototype is the mean of its features where pixels are still right. In the authors' code features are cut
+    off from the image, so that their prototypes have no gradient; here they have. Its third term, within classes, is
+    left out: it counts the last class alone, and draws features towards their prototype.
+
+    Attributes:
+        region: weight of :class:`RegionWeighted`.
+        between: weight of the mean cosine over pairs of classes.
+    """
+
+    uses_logits: ClassVar[bool] = True
     uses_clean: ClassVar[bool] = True
+
+    region: float = 0.5
+    between: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("Prototype region", self.region, 0)
+        check_number("Prototype between", self.between, 0)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         _refuse_targets(self, run)
         classes = max(VOID, int(run.y.max())) + 1
-        return lambda view: self._loss(view, classes)
+        return lambda view: self._loss(view, run, classes)
 
     def __call__(self, view: View, run: Run) -> Tensor:
         return self.bind(run)(view)
 
-    def _loss(self, view: View, classes: int) -> Tensor:
-        labels = _labels(view).flatten(1)
-        clean, found = view.clean.features.flatten(2), _unit(view.features).flatten(2)
-        own = (labels[:, None] == torch.arange(classes, device=labels.device).view(-1, 1)).to(clean)
+    def _loss(self, view: View, run: Run, classes: int) -> Tensor:
+        right = unfinished(view, run) & unfinished(view.clean, run)
+        labels = _labels(view).where(labels_at(right, view.features.shape[-2:]), VOID).flatten(1)
+        own = (labels[:, None] == torch.arange(classes, device=labels.device).view(-1, 1)).to(view.features)
         own[:, VOID] = 0
         # The sum over a class has its mean's direction.
-        prototypes = _unit(clean @ own.mT)
-        cosine = (found * (prototypes @ own)).sum(1)
-        return -cosine.sum(1) / (labels != VOID).sum(1).clamp_min(1)
+        prototypes = _unit(view.features.flatten(2) @ own.mT)
+        count = own.any(2).sum(1)
+        # The square of a sum of vectors is that of each with each.
+        pairs = prototypes.sum(2).square().sum(1) - prototypes.square().sum((1, 2))
+        return self.region * RegionWeighted()(view, run) + self.between * pairs / (count * (count - 1)).clamp_min(1)
 
 
 @dataclass(frozen=True, kw_only=True)

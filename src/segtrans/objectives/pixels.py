@@ -182,21 +182,21 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionWeighted(Objective):
-    """Cross-entropy weighted by what has become of a pixel: 1-t/(2T) where it is right on the clean image and still
-    is, 1/(2T) where it was and is wrong, and (t-1)/(2T) on the boundary between these, where it has changed, for
-    t = 1 … T (RP-PGD, Zhang et al., AAAI 2025, doi 10.1609/aaai.v39i10.33122; weights from third-party code).
+    """Sum of the mean cross-entropies of three regions, each weighted by what has become of it: 1-t/(2T) where pixels
+    are right on the clean image and still are, 1/(2T) where they were and are wrong, and (t-1)/(2T) on the boundary
+    between these, where they have changed, for t = 1 … T (the region part of RP-PGD, Zhang et al., AAAI 2025, doi
+    10.1609/aaai.v39i10.33122).
 
-    Towards a target, right means not there yet. There a pixel stays on the boundary once it has changed; here it
-    leaves it when it changes back, since the clean image and the present one are all that is looked at. The paper's
-    prototype terms are left out.
+    Towards a target, right means not there yet. The authors' code counts t from 0, looks at the random start instead of
+    the clean image, and keeps a pixel on the boundary once it has changed; here it leaves when it changes back, since
+    the clean image and the present one are all that is looked at, in whatever view.
     """
 
     uses_clean: ClassVar[bool] = True
 
     def __call__(self, view: View, run: Run) -> Tensor:
         now, before = unfinished(view, run), unfinished(view.clean, run)
-        losses = pixel_losses(view.logits, view.labels)
-        whole = 2 * run.iterations
-        weight = torch.full_like(losses, 1 / whole)
-        weight = weight.masked_fill(now & before, 1 - (run.iteration + 1) / whole)
-        return valid_mean(losses * weight.masked_fill(now != before, run.iteration / whole), view.labels)
+        losses, t, whole = pixel_losses(view.logits, view.labels), run.iteration + 1, 2 * run.iterations
+        regions = (now & before, 1 - t / whole), (now != before, (t - 1) / whole), (~(now | before), 1 / whole)
+        means = [weight * valid_mean(losses, view.labels.where(region, VOID)) for region, weight in regions]
+        return torch.stack(means).sum(0)

@@ -2,7 +2,7 @@
 
 from segtrans.transforms.base import Transform
 from segtrans.transforms.blocks import CellMask, Crop, Rotate, Shuffle, Structure
-from segtrans.transforms.learned import Chain
+from segtrans.transforms.learned import Chain, Operators
 from segtrans.transforms.masks import MaskBlocks
 from segtrans.transforms.mixing import Admix, MixMask, StyleMix, UniformScale
 from segtrans.transforms.remap import Remap
@@ -17,6 +17,7 @@ __all__ = [
     "Crop",
     "MaskBlocks",
     "MixMask",
+    "Operators",
     "Remap",
     "Rescale",
     "Resize",

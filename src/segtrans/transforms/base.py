@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +18,34 @@ class Transform(ABC):
 
     ``copies`` is how many differently transformed copies of an image one gradient is averaged over; which of them an
     item is, ``draw.copy`` says. ``moves`` is false for those that leave every pixel where it is.
+
+    Attributes:
+        labels: ``"move"`` lets every label go where its pixel goes, and makes void what is hidden. With ``"keep"`` an
+            attack leaves them as they were, as attacks on classifiers do, whose one label has no place; on label maps
+            that is a mistake, there to be measured. The attack sees to it, not the transformation.
+
+    Those that can, have two more. ``beneath`` changes the clean image beneath the perturbation, which itself stays
+    whole. ``descent`` is the length, in multiples of the gradient, of a step downhill on the attack's objective by the
+    numbers that were drawn; it doubles the cost.
     """
 
     moves: ClassVar[bool] = True
 
+    @property
+    def beneath(self) -> bool:
+        return False
+
+    @property
+    def descent(self) -> float:
+        return 0.0
+
     copies: int = 1
+    labels: Literal["move", "keep"] = "move"
 
     def __post_init__(self) -> None:
         check_whole(f"{type(self).__name__} copies", self.copies, 1)
+        if self.labels not in ("move", "keep"):
+            raise UsageError(f"{type(self).__name__} labels is {self.labels!r}; allowed are 'move' and 'keep'")
 
     @abstractmethod
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

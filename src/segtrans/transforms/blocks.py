@@ -15,32 +15,11 @@ from segtrans.transforms.base import Transform, check_range, positions, resample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometric(Transform):
-    """Base of transformations that read every pixel from another place of the same image.
-
-    Attributes:
-        labels: ``"move"`` lets every label go where its pixel goes. ``"keep"`` leaves them in place, as attacks on
-            classifiers do, whose one label has no place; on label maps that is a mistake, there to be measured.
-    """
-
-    labels: Literal["move", "keep"] = "move"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.labels not in ("move", "keep"):
-            raise UsageError(f"{type(self).__name__} labels is {self.labels!r}; allowed are 'move' and 'keep'")
-
-    def _read(self, x: Tensor, y: Tensor, *source: Tensor) -> tuple[Tensor, Tensor]:
-        image, label = resample(x, y, *source)
-        return image, label if self.labels == "move" else y
-
-
-@dataclass(frozen=True, kw_only=True)
-class Displacement(Geometric):
-    """Base of geometric transformations that leave the colours alone."""
+class Displacement(Transform):
+    """Base of transformations that read every pixel from another place of the same image."""
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        return self._read(x, y, *self.source(x, draw))
+        return resample(x, y, *self.source(x, draw))
 
     @abstractmethod
     def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
@@ -119,7 +98,7 @@ _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Structure(Geometric):
+class Structure(Transform):
     """Cuts the image into blocks at random places and gives each block, where it stands, one random operation
     (structure invariant attack, SIA, Wang et al., ICCV 2023, arXiv 2309.14700).
 
@@ -149,7 +128,7 @@ class Structure(Geometric):
         rows = self._source(row_cell, operation, amount, "vertical_roll", "vertical_flip")
         cols = self._source(col_cell, operation.mT, amount.mT, "horizontal_roll", "horizontal_flip")
         rows, cols = _columns(rows, col_cell), _columns(cols, row_cell).mT
-        image, label = self._read(x, y, rows, cols)
+        image, label = resample(x, y, rows, cols)
 
         def per_pixel(of_cell: Tensor) -> Tensor:
             return _columns(_columns(of_cell, col_cell).mT, row_cell).mT[:, None]
@@ -190,19 +169,21 @@ class Structure(Geometric):
 class Crop(Displacement):
     """Enlarges a random window of the image to full size.
 
-    With ``whole_first`` and two copies these are the global and the local view of the self-universality attack (SU, Wei
-    et al., CVPR 2023, arXiv 2209.03716), whose feature similarity between the two is an objective, not a
-    transformation. SU puts the whole perturbation on a crop of the clean image; here the perturbed image is cropped.
+    With ``whole_first``, ``beneath`` and two copies these are the global and the local view of the self-universality
+    attack (SU, Wei et al., CVPR 2023, arXiv 2209.03716), whose feature similarity between the two is an objective,
+    :class:`segtrans.objectives.CopySimilarity`.
 
     Attributes:
         area: bounds of the window's share of the image's area, drawn uniformly.
         ratio: bounds of the window's width per height in units of the image's own, drawn log-uniformly.
         whole_first: leave the first copy as it is.
+        beneath: crop the clean image, and lay the whole perturbation on that.
     """
 
     area: tuple[float, float] = (0.1, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     whole_first: bool = False
+    beneath: bool = False  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         super().__post_init__()

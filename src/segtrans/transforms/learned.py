@@ -1,6 +1,8 @@
 """Random chains of transformations."""
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -81,3 +83,72 @@ def _shrunk(x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
     (rows, in_rows), (cols, in_cols) = found
     shape = (len(x), *x.shape[-2:])
     return rows[:, :, None].expand(shape), cols[:, None].expand(shape), in_rows[:, :, None] & in_cols[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operators(Transform):
+    """Sends every copy of every image through a chain of simple operators, each drawn evenly from a bank of 31: the
+    operator sampling of OPS (Guo et al., CVPR 2025).
+
+    The bank has the identity, two flips, rolls by a random distance along either axis, turns by ±5°, ±15°, ±45°, ±90°
+    and 180°, division by 2 … 8, and shrinking by a random factor down to 1/1.1, 1/1.3 … 1/2.9, somewhere on a black
+    canvas. A chain's places are put together first and pixels and labels read once, where the authors' code blurs the
+    image at every link; labels that move along are ours.
+
+    Attributes:
+        length: links of the longest chain.
+        shortest: links of the shortest; all lengths are equally likely.
+    """
+
+    length: int = 4
+    shortest: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("Operators shortest", self.shortest, 0)
+        check_whole("Operators length", self.length, self.shortest)
+
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        (rows, cols), inside, bank = grid(x), torch.ones_like(y, dtype=torch.bool), _bank(x.device, x.dtype)
+        (height, width), one = x.shape[-2:], torch.ones(len(x), 1, 1, dtype=torch.int64, device=x.device)
+        links, brightness = self.shortest + draw.integers(one * (self.length - self.shortest + 1)), one.to(x.dtype)
+        # From the last operator, which made what is shown, to the first.
+        for link in range(self.length):
+            drawn = draw.integers(one * len(bank)).where(link < links, 0)
+            cos, sin, least, light, *moves = bank[drawn].unbind(-1)
+            down, right = rows - (height - 1) / 2, cols - (width - 1) / 2
+            rows, cols = (height - 1) / 2 + down * cos - right * sin, (width - 1) / 2 + down * sin + right * cos
+            size = least + (1 - least) * draw.uniform(1, 1)
+            rows = _moved(rows, height, size, draw.uniform(1, 1), *moves[:2])
+            cols = _moved(cols, width, size, draw.uniform(1, 1), *moves[2:])
+            # A pixel reaches half a pixel beyond its centre.
+            inside = inside & (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
+            brightness = brightness * light
+        image, label = resample(x, y, rows, cols, inside)
+        return image * brightness[:, None], label
+
+
+@cache
+def _bank(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Operators of which all but the first differ from the identity in one way, (31, 8): cosine and sine of the turn,
+    the smallest size, the brightness, and whether rows are flipped, rows rolled, columns flipped, columns rolled.
+    """
+    still, same = [0.0] * 4, [1.0, 0.0, 1.0, 1.0]
+    turns = [math.radians(degrees) for degrees in (5, -5, 15, -15, 45, -45, 90, -90, 180)]
+    bank = [same + still, *([*same, *(float(k == kind) for k in range(4))] for kind in range(4))]
+    # Rounded, so that right angles are exact.
+    bank += [[round(math.cos(turn), 15), round(math.sin(turn), 15), 1.0, 1.0, *still] for turn in turns]
+    bank += [[1.0, 0.0, 1.0, 1 / divisor, *still] for divisor in range(2, 9)]
+    bank += [[1.0, 0.0, 10 / tenths, 1.0, *still] for tenths in range(11, 30, 2)]
+    return torch.tensor(bank, device=device, dtype=dtype)
+
+
+def _moved(at: Tensor, length: int, size: Tensor, chance: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
+    """Where positions along an axis come from before the image was flipped or rolled, or shrunk to a share ``size`` of
+    its length; ``chance``, from 0 to 1, decides how far it was rolled, or where on the canvas it lies.
+    """
+    small = (size * length).round().clamp_min(1)
+    # From the image's edge, which is half a pixel before its first centre.
+    edge = (at - (chance * (length + 1 - small)).floor() + 0.5) * (length / small)
+    edge = torch.where(flip > 0, length - edge, edge)
+    return torch.where(roll > 0, (edge - (chance * length).floor()).remainder(length), edge) - 0.5

@@ -1,13 +1,13 @@
 """The image with parts hidden."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform
 
@@ -22,20 +22,16 @@ class MaskBlocks(Transform):
 
     Attributes:
         grid: cells per side.
-        hidden: what hidden pixels count as: ``"void"``, not at all, or ``"keep"``, with their labels.
     """
 
     moves: ClassVar[bool] = False
 
     copies: int = 16
     grid: int = 4
-    hidden: Literal["void", "keep"] = "void"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("MaskBlocks grid", self.grid, 1)
-        if self.hidden not in ("void", "keep"):
-            raise UsageError(f"MaskBlocks hidden is {self.hidden!r}; allowed are 'void' and 'keep'")
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         cells = self.grid**2
@@ -43,4 +39,4 @@ class MaskBlocks(Transform):
         rows, cols = (torch.arange(side, device=x.device) * self.grid // side for side in x.shape[-2:])
         row, col = cell // self.grid, cell % self.grid
         hidden = (rows == row[:, None])[:, :, None] & (cols == col[:, None])[:, None, :]
-        return x.masked_fill(hidden[:, None], 0), y.masked_fill(hidden, VOID) if self.hidden == "void" else y
+        return x.masked_fill(hidden[:, None], 0), y.masked_fill(hidden, VOID)

@@ -64,6 +64,8 @@ class Rescale(Transform):
         check_range("Rescale scale", self.scale)
         if self.copies != 1:
             raise UsageError(f"Rescale copies is {self.copies}; allowed is 1, since all items of a batch have one size")
+        if self.labels != "move":
+            raise UsageError(f"Rescale labels is {self.labels!r}; allowed is 'move', since the size changes")
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         low, high = self.scale

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import positions
 from segtrans.transforms.blocks import Displacement
@@ -18,28 +18,31 @@ class Warp(Displacement):
     """Bends the image by a thin-plate spline that moves the inner points of a coarse mesh and holds its border points
     (Lin et al., AAAI 2024, arXiv 2402.03951); what is left empty is black and void.
 
-    The paper's DeCoWA constrains the warp: before every gradient it moves the points by 0.01 times the loss's own
-    gradient downhill, which doubles the cost. This part draws the warp and leaves out that step. The paper has one warp
-    for the whole batch, here every image has its own.
+    The paper has one warp for the whole batch, here every image has its own.
 
     Attributes:
         mesh: points per side.
-        reach: how far an inner point moves along each axis at most, in halves of the image's side.
+        reach: how far an inner point is moved along each axis at most, in halves of the image's side.
+        descent: then every inner point takes a step of so many gradients downhill on the attack's objective, without
+            bounds (the paper's ρ, 0.01, keeps the image recognisable); 0 leaves out that step and its cost.
     """
 
     mesh: int = 3
     reach: float = 1.0
+    descent: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("Warp mesh", self.mesh, 3)
         if not 0 <= self.reach <= 2:
             raise UsageError(f"Warp reach is {self.reach}; allowed are numbers from 0 to 2")
+        check_number("Warp descent", self.descent, 0)
 
     def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
         inner = (self.mesh - 2) ** 2
-        down, right = (draw.uniform(inner, 1, 1, low=-self.reach, high=self.reach).unbind(1) for _ in range(2))
+        moves = torch.stack([draw.uniform(inner, 1, 1, low=-self.reach, high=self.reach) for _ in range(2)], 1)
+        down, right = (along.unbind(1) for along in draw.adjust(moves).unbind(1))
         # A spline is linear in what its points do, so that one map per point serves all images.
         influence = _influence(self.mesh, x)
         rows = positions(height, x)[:, None] + _sum(influence, down) * ((height - 1) / 2)
