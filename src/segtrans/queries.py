@@ -42,10 +42,12 @@ class QueriedWeights:
     The first query shows what equal weights, 1/M, make of the image. Then one weight after the other, in turn, is
     raised and lowered by a step; for either the attack goes on from the best image so far, the victim is asked, and the
     better of the two is kept if it beats that image. The step is halved when the search comes back to the weight that
-    was the last to help. As in the authors' code the victim is asked for masks alone; its gradient is never taken.
-    That code scores untargeted attacks by mIoU, ours by pixels; it counts two queries at a time and so can exceed its
-    budget by one, which ours never does. Like it, ours leaves out the paper's balance of the losses' magnitudes. A
-    search ends early where every valid pixel is fooled, and where there is one member or no valid pixel.
+    was the last to help, and no weight falls below a hundredth of 1/M. A search ends early where every valid pixel is
+    fooled, and where there is one member or no valid pixel.
+
+    As in the authors' code the victim is asked for masks alone, never for a gradient, and the paper's balance of the
+    losses' magnitudes is left out. That code scores untargeted attacks by mIoU, ours by pixels; it counts two queries
+    at a time and so can exceed its budget by one, which ours never does.
 
     Attributes:
         attack: made anew for every query, on the weighted mean of the members' objectives.
@@ -98,7 +100,9 @@ class QueriedWeights:
             move = torch.zeros_like(weights[here])
             move[:, turn] = step[here]
             signs = (1, -1)[: self.queries - spent]
-            candidates = [tried(here, (weights[here] + sign * move).clamp_min(0), best[here]) for sign in signs]
+            candidates = [
+                tried(here, (weights[here] + sign * move).clamp_min(0.01 / count), best[here]) for sign in signs
+            ]
             for weight, image, gain in candidates:
                 better = gain > success[here]
                 there = here[better]

@@ -150,6 +150,8 @@ def test_adaptive_weights_of_an_image_without_valid_pixels_are_equal() -> None:
     result = read("adaea(iterations=2)").perturb(ENSEMBLE, X, y)
     assert not result.failed.any()
     assert result.stalled.tolist() == [False, True, False]
+    run = run_of(Attack(), X, y, ENSEMBLE)
+    assert (AdaptiveWeights().wrap(run.gradient, run)(X)[1] == 0).all()
 
 
 @pytest.mark.parametrize(("reverse", "stride"), [(1 / 15, 10.0), (0.5, 0.3), (0.0, 1.0)])

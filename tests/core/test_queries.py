@@ -54,14 +54,14 @@ def same(one: Queried, other: Queried) -> bool:
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
 
 
-def descended(x: Tensor, y: Tensor, weights: list[float], start: Tensor) -> Tensor:
+def descended(models: list[SegModel], x: Tensor, y: Tensor, weights: list[float], start: Tensor) -> Tensor:
     """Five steps of PGD on one image, then 8 bits."""
     z = start
     for _ in range(5):
         leaf = z.clone().requires_grad_()
         total = sum(
             w * nn.functional.cross_entropy(m(leaf[None]), y[None], ignore_index=255)
-            for w, m in zip(weights, MODELS, strict=True)
+            for w, m in zip(weights, models, strict=True)
         )
         assert isinstance(total, Tensor)
         z = z + EPS / 2.5 * torch.autograd.grad(total, leaf)[0].sign()
@@ -70,10 +70,11 @@ def descended(x: Tensor, y: Tensor, weights: list[float], start: Tensor) -> Tens
     return torch.minimum(torch.maximum(grid, x - EPS), x + EPS)
 
 
-@pytest.mark.parametrize("queries", [1, 2, 7, 20])
-def test_the_search_is_the_published_one(queries: int) -> None:
+@pytest.mark.parametrize(("queries", "count"), [(1, 3), (2, 3), (7, 3), (30, 3), (30, 2)])
+def test_the_search_is_the_published_one(queries: int, count: int) -> None:
     """The rule written out for one image: one weight after the other, both ways, the better one if it helps."""
-    found = replace(SEARCH, queries=queries)(ENSEMBLE, Victim(), X, Y)
+    models = MODELS[:count]
+    found = replace(SEARCH, queries=queries)(Ensemble(models, "loss"), Victim(), X, Y)
     model, moved = Context(7), []
     for n, (x, y) in enumerate(zip(X, Y, strict=True)):
 
@@ -82,28 +83,60 @@ def test_the_search_is_the_published_one(queries: int) -> None:
             wrong = [int(p) != int(t) for p, t in zip(mask.flatten(), y.flatten(), strict=True) if int(t) != 255]
             return sum(wrong) / len(wrong)
 
-        weights, rate, turn, last = [1 / 3] * 3, 0.9 / 3, 0, 0
-        best = descended(x, y, weights, x)
+        weights, rate, turn, last = [1 / count] * count, 0.9 / count, 0, 0
+        best = descended(models, x, y, weights, x)
         score, spent = success(best), 1
         while spent < queries:
             start, base = best, list(weights)
             for sign in (1, -1):
                 if spent == queries:
                     break
-                tried = [max(w + sign * rate * (k == turn), 0.0) for k, w in enumerate(base)]
-                image = descended(x, y, tried, start)
+                tried = [max(w + sign * rate * (k == turn), 0.01 / count) for k, w in enumerate(base)]
+                image = descended(models, x, y, tried, start)
                 spent += 1
                 if success(image) > score:
                     score, best, weights, last = success(image), image, tried, turn
-            turn = (turn + 1) % 3
+            turn = (turn + 1) % count
             if spent > 5 and turn == last:
                 rate /= 2
         assert found.queries[n] == spent
         assert torch.allclose(found.weights[n], torch.tensor(weights, dtype=X.dtype))
         assert torch.allclose(found.adversarial[n], best, rtol=0, atol=1e-12)
         assert float(found.success[n]) == pytest.approx(score)
-        moved.append(weights != [1 / 3] * 3)
+        moved.append(weights != [1 / count] * count)
     assert any(moved) or queries < 7
+
+
+class Scripted:
+    """Wrong at so many pixels of one image, call by call, whatever it is shown."""
+
+    def __init__(self, *wrong: int) -> None:
+        self.wrong = list(wrong)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wrong = torch.arange(SIZE[0] * SIZE[1]).view(1, *SIZE) < self.wrong.pop(0)
+        return wrong.long()
+
+
+def scripted(wrong: list[int], models: list[SegModel], step: float) -> Queried:
+    search = QueriedWeights(queries=len(wrong), step=step)
+    found = search(Ensemble(models, "loss"), Scripted(*wrong), X[:1], torch.zeros_like(Y[:1]))
+    assert found.queries.tolist() == [len(wrong)]
+    assert float(found.success) == pytest.approx(max(wrong) / 99)
+    return found
+
+
+def test_steps_are_halved_on_coming_back_to_the_weight_that_helped_last() -> None:
+    rounds = [(1, 0), (0, 0), (2, 0), (0, 0), (0, 0), (0, 3), (4, 0), (0, 0), (5, 0)]
+    # The first weight rises twice by 0.05, since five queries are too few for a halving in between. A halving later the
+    # second falls and the first rises, and after another halving the first rises once more.
+    found = scripted([0, *(w for pair in rounds for w in pair)], MODELS[:2], 0.1)
+    assert found.weights[0].tolist() == pytest.approx([0.5 + 2 * 0.05 + 0.025 + 0.0125, 0.5 - 0.025])
+
+
+def test_weights_stay_positive_however_often_less_is_better() -> None:
+    found = scripted(list(range(19)), MODELS, 0.9)
+    assert found.weights[0].tolist() == pytest.approx([0.01 / 3] * 3)
 
 
 @pytest.mark.parametrize("queries", [1, 2, 3, 6, 20])

@@ -42,11 +42,6 @@ def _each(gradient: GradientFunction, z: Tensor, run: Run) -> Tensor:
     return torch.stack([run.ask(gradient, z, member) for member in range(len(run.members))])
 
 
-def _moved(z: Tensor, move: Tensor, run: Run) -> Tensor:
-    """Where ``move`` leads, within budget and box, on the pixels that may change."""
-    return run.threat.project(z + move.where(run.allowed, 0), run.x).where(run.allowed, z)
-
-
 @dataclass(frozen=True, kw_only=True)
 class VarianceReduced(_OneByOne):
     """What momentum has gathered after an inner path from z, each step of which asks one random member k and corrects
@@ -85,7 +80,8 @@ class VarianceReduced(_OneByOne):
             mean, point, member = own.mean(0), z, torch.zeros_like(here)
             velocity = normalise(mean)
             for _ in range(self.rounds * count - 1):
-                point = _moved(point, size * run.threat.direction(velocity.where(run.allowed, 0)), run)
+                along = run.threat.direction(velocity.where(run.allowed, 0))
+                point = run.threat.project(point + size * along, run.x)
                 if count > 1:
                     member = draw.integers(torch.full_like(here, count))
                 corrected = run.ask(gradient, point, member) - (own[member, here] - mean)
@@ -139,7 +135,7 @@ class AdaptiveWeights(_OneByOne):
     def _weights(self, own: Tensor, z: Tensor, run: Run) -> Tensor:
         """(M, N), summing to one over the members."""
         steps = (run.alpha * run.threat.direction(g.where(run.allowed, 0)) for g in own)
-        reached = [_moved(z, step, run) for step in steps]
+        reached = [run.threat.project(z + step, run.x) for step in steps]
         # (i, j, N): member i's objective at the point that member j would go to.
         found = torch.stack([torch.stack([run.ask(run.value, x, i) for x in reached]) for i in range(len(own))])
         theirs, his = found, found.diagonal().T[:, None].expand_as(found)
@@ -197,12 +193,12 @@ class Sequential(_OneByOne):
             point = z
             if self.reverse:
                 back = run.threat.direction(gradient(z).where(run.allowed, 0))
-                point = _moved(z, -self.reverse * run.threat.radius * back, run)
+                point = run.threat.project(z - self.reverse * run.threat.radius * back, run.x)
             for member in range(len(run.members)):
                 along = normalise(run.ask(gradient, point, member).where(run.allowed, 0))
                 length = along.square().mean((1, 2, 3), keepdim=True).sqrt()
                 velocity = self.decay * velocity + along / torch.where(length > 0, length, 1)
-                point = _moved(point, size * velocity, run)
+                point = run.threat.project(point + size * velocity, run.x)
             return point - z
 
         return sequential
