@@ -78,10 +78,11 @@ def test_configuration_file_and_overrides(tmp_path: Path) -> None:
     assert [c["attack"] for c in json.loads(done.stdout)["cells"]] == ["noise"]
 
 
-def test_dry_run_resolves_and_does_nothing(tmp_path: Path) -> None:
-    done = segtrans("run", "-s", MODEL, "-a", "mi", "--limit", "2", "--out", tmp_path / "run", "--dry-run")
+@pytest.mark.parametrize(("surrogate", "evaluations"), [(MODEL, 20), (f"loss:{MODEL},{MODEL}", 40)])
+def test_dry_run_resolves_and_does_nothing(surrogate: str, evaluations: int, tmp_path: Path) -> None:
+    done = segtrans("run", "-s", surrogate, "-a", "mi", "--limit", "2", "--out", tmp_path / "run", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "20 gradient evaluations" in done.stderr
+    assert f"{evaluations} gradient evaluations" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -37,7 +37,7 @@ class Result:
         adversarial: (N, 3, H, W), inside budget and box.
         stalled: (N,) true where every gradient was zero.
         failed: (N,) true where the model returned NaN or infinite values; those images are as they were.
-        evaluations: gradient evaluations spent per image.
+        evaluations: gradient evaluations spent per image, each one forward and backward pass of one network.
     """
 
     adversarial: Tensor
@@ -81,6 +81,8 @@ class Attack:
         check_whole("iterations", self.iterations, 0)
         if isinstance(self.threat, LInf) and self.alpha > 1:
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
+        if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
+            raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")
 
     @property
     def copies(self) -> int:
@@ -89,16 +91,20 @@ class Attack:
 
     @property
     def evaluations_per_iteration(self) -> int:
-        """K: gradient evaluations (forward and backward passes of one image) per iteration."""
-        cost, plain = self.copies * passes(self.transforms), 1
-        for g in self.gradients:
-            cost, plain = cost * g.evaluations + plain * g.plain, plain * (g.evaluations + g.plain)
-        return cost
+        """K: gradient evaluations (forward and backward passes of one image) per iteration on a single surrogate."""
+        return self._evaluations_per_iteration(1)
 
     @property
     def evaluations(self) -> int:
-        """Gradient evaluations per image, known without running anything."""
-        return self.objective.preparation + self.iterations * self.evaluations_per_iteration
+        """Gradient evaluations per image on a single surrogate, known without running anything."""
+        return self.evaluations_on(1)
+
+    def evaluations_on(self, members: int) -> int:
+        """Gradient evaluations per image on an ensemble of so many members, each of which counts for itself."""
+        return self.objective.preparation + self.iterations * self._evaluations_per_iteration(members)
+
+    def _evaluations_per_iteration(self, members: int) -> int:
+        return _cost(self.gradients, members, self.copies * passes(self.transforms))
 
     @property
     def shared(self) -> bool:
@@ -160,6 +166,8 @@ class Attack:
         y: Tensor | None = None,
         *,
         region: Tensor | None = None,
+        weights: Tensor | None = None,
+        start: Tensor | None = None,
         seed: int = 0,
         chunk: int | None = None,
         on_iteration: Callable[[int], None] | None = None,
@@ -171,21 +179,27 @@ class Attack:
             x: images (N, 3, H, W), floating point in [0, 1].
             y: int64 labels (N, H, W) with 255 = void; None takes the surrogate's own clean prediction.
             region: boolean (H, W) or (N, H, W); pixels where it is false are never touched.
+            weights: (N, M) how much the objective of each of an ensemble's M members counts, per image; by default what
+                the ensemble averages decides.
+            start: (N, 3, H, W) where to begin, moved into budget and box; by default the image, or a random start.
             seed: together with each image's content it decides every random number.
             chunk: how many images, transformed copies counted, go through the model at once; by default as many as
                 ``x`` holds. It changes memory and speed, not results.
             on_iteration: called with the iteration's number, from 0, after each.
 
         Raises:
-            UsageError: images or labels of the wrong shape, type or range.
+            UsageError: images, labels, weights or a start of the wrong shape, type or range.
             ModelError: the model's output is not logits at input size, or lacks what a part of the attack needs.
         """
         with ExitStack() as changes:
-            run = Run(self, model, x, y, region=region, seed=seed, chunk=chunk)
+            run = Run(self, model, x, y, region=region, weights=weights, seed=seed, chunk=chunk)
             for change in self.backward:
                 changes.enter_context(change.changed(run))
             step, gradient = self.step.bind(run), self._gradient(run)
-            adversarial = self.threat.start(run.x, run.draw(0)) if self.random_start else run.x
+            if start is not None:
+                adversarial = self.threat.project(_checked_start(start, run.x), run.x)
+            else:
+                adversarial = self.threat.start(run.x, run.draw(0)) if self.random_start else run.x
             adversarial = adversarial.where(run.allowed, run.x)
             for run.iteration in range(self.iterations):
                 adversarial = step(adversarial, gradient(adversarial).where(run.allowed, 0))
@@ -199,3 +213,21 @@ class Attack:
         for transform in self.gradients:
             gradient = transform.wrap(gradient, run)
         return gradient
+
+
+def _checked_start(start: Tensor, x: Tensor) -> Tensor:
+    if start.dtype != x.dtype or start.shape != x.shape:
+        raise UsageError(
+            f"start is {start.dtype} {tuple(start.shape)}; expected as the images are, {x.dtype} {tuple(x.shape)}"
+        )
+    return start.detach()
+
+
+def _cost(gradients: tuple[GradientTransform, ...], members: int, copies: int) -> int:
+    """Gradient evaluations of one call of the last of ``gradients`` on an ensemble, with so many per plain gradient."""
+    if not gradients:
+        return members * copies
+    *inner, outer = gradients
+    asked = 1 if outer.apart else members
+    calls = outer.evaluations_on(members) * _cost(tuple(inner), asked, copies)
+    return calls + (outer.plain * _cost(tuple(inner), asked, 1) if outer.plain else 0)

@@ -1,7 +1,7 @@
 """One call of an attack: what its parts may look at, and the gradient that they build on."""
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -65,10 +65,12 @@ class Run:
         x, y: clean images, and the labels that are attacked or, where ``targeted``, aimed at.
         allowed: pixels that may change, boolean and broadcastable to ``x``.
         iteration, iterations, alpha: where the loop stands, and the step size.
+        weights: (N, M) how much the objective of each of the M members of an ensemble counts; None leaves that to the
+            ensemble.
         losses: (N,) what the objective was at the last gradient.
         shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
             None outside a gradient.
-        evaluations: gradient evaluations spent per image so far.
+        evaluations: gradient evaluations spent per image so far, each one forward and backward pass of one network.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Run:
         y: Tensor | None,
         *,
         region: Tensor | None = None,
+        weights: Tensor | None = None,
         seed: int = 0,
         chunk: int | None = None,
     ) -> None:
@@ -87,6 +90,9 @@ class Run:
         self.x = x.detach()
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
+        self.weights = None if weights is None else _checked_weights(weights, (len(x), len(self.members)))
+        if weights is not None and any(part.apart for part in attack.gradients):
+            raise UsageError("weights are given for an attack that weighs the members of an ensemble itself")
         self.evaluations = 0
         self.shown: tuple[Tensor, Tensor] | None = None
         self.chunk = max(1, len(x) if chunk is None else chunk)
@@ -107,6 +113,7 @@ class Run:
             self.y = self.y.where(~area[:, 0], VOID)
         self._transforms = attack.transforms
         self._adjustments: dict[int, Tensor] = {}
+        self._first = 0  # of the items in hand, over all copies of all images
         self._loss = attack.objective.bind(self)
 
     @cached_property
@@ -155,64 +162,105 @@ class Run:
         finally:
             self._transforms = kept
 
-    def gradient(self, z: Tensor, member: int | None = None) -> Tensor:
-        """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies.
-
-        ``member`` asks one model of an ensemble instead of the whole.
+    def ask(self, gradient: Callable[[Tensor], Tensor], z: Tensor, member: int | Tensor) -> Tensor:
+        """``gradient`` at images ``z`` as if one member of the ensemble were all of it: its number, from 0, or one
+        number per image, (N,) int64. A surrogate that is no ensemble is its own only member.
         """
+        if len(self.members) == 1:
+            return gradient(z)
+        before = self.weights
+        self.weights = torch.zeros(len(z), len(self.members), dtype=z.dtype, device=z.device)
+        self.weights[torch.arange(len(z)), member] = 1
+        try:
+            return gradient(z)
+        finally:
+            self.weights = before
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies."""
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        n, copies = len(z), math.prod(t.copies for t in self._transforms)
-        total, losses = torch.zeros_like(z), torch.zeros_like(self.losses)
+        total = torch.zeros_like(z)
+        self.losses = self._swept(z, total)
+        self._alive |= (total != 0).flatten(1).any(1)
+        asked = len(self.members) if self.weights is None else int((self.weights != 0).sum(1).max())
+        self.evaluations += self._copies * passes(self._transforms) * asked
+        return total / self._copies
+
+    def value(self, z: Tensor) -> Tensor:
+        """The objective, (N,), at images ``z`` (N, 3, H, W) without its gradient: one forward pass, with the random
+        numbers of the last gradient.
+        """
+        return self._swept(z)
+
+    @property
+    def _copies(self) -> int:
+        return math.prod(t.copies for t in self._transforms)
+
+    def _swept(self, z: Tensor, total: Tensor | None = None) -> Tensor:
+        """The objective (N,) at images ``z``, a mean over copies, whose gradients' sum is added to ``total``."""
+        n, copies, losses = len(z), self._copies, torch.zeros_like(self.losses)
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)
             item = torch.arange(first, last, device=z.device)
             places, copy = item % n, item // n
-            with torch.enable_grad():
-                leaf = z.detach()[places].requires_grad_()
-                self._adjust(leaf, places, copy, member)
-                loss = self._losses(leaf, places, copy, member)
-                (gradient,) = _gradients(loss, [leaf])
+            self._adjustments, self._first = {}, first
+            with torch.set_grad_enabled(total is not None):
+                leaf = z.detach()[places].requires_grad_(total is not None)
+                if total is not None and passes(self._transforms) > 1:
+                    self._adjust(leaf, places, copy)
+                loss = self._losses(leaf, places, copy)
+                gradient = None if total is None else _gradients(loss, [leaf])[0]
             # Copy by copy, so that the sums do not depend on how copies were grouped.
             for here, there in _copy_by_copy(first, last, n):
-                total[there] += gradient[here]
                 losses[there] += loss.detach()[here]
+                if total is not None and gradient is not None:
+                    total[there] += gradient[here]
         # NaN logits under void leave the loss finite, but not the gradient.
-        self._finite &= losses.isfinite() & total.isfinite().flatten(1).all(1)
-        self._alive |= (total != 0).flatten(1).any(1)
-        self.evaluations += copies * passes(self._transforms)
-        self.losses = losses / copies
-        return total / copies
+        self._finite &= losses.isfinite()
+        if total is not None:
+            self._finite &= total.isfinite().flatten(1).all(1)
+        return losses / copies
 
-    def _adjust(self, z: Tensor, places: Tensor, copy: Tensor, member: int | None) -> None:
+    def _adjust(self, z: Tensor, places: Tensor, copy: Tensor) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
-        self._adjustments = {}
-        if passes(self._transforms) == 1:
-            return
-        loss = self._losses(z, places, copy, member)
+        loss = self._losses(z, places, copy)
         for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
             # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
             self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
 
     def _adjusted(self, number: int, drawn: Tensor) -> Tensor:
         """What transformation ``number`` uses for the numbers it has drawn."""
+        assert self.shown is not None, "numbers are adjusted only where the surrogate runs"
+        places, copy = self.shown
         if number not in self._adjustments:
-            self._adjustments[number] = torch.zeros_like(drawn).requires_grad_()
-        return drawn + self._adjustments[number]
+            shape = (self.chunk, *drawn.shape[1:])
+            self._adjustments[number] = drawn.new_zeros(shape).requires_grad_(torch.is_grad_enabled())
+        # Of the chunk's items a member of an ensemble may see only some.
+        return drawn + self._adjustments[number][copy * len(self.x) + places - self._first]
 
-    def _losses(self, z: Tensor, places: Tensor, copy: Tensor, member: int | None) -> Tensor:
+    def _losses(self, z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
         """The objective, (B,), of the given copies of the images at ``places``."""
-        if member is not None:
-            models: Sequence[Model] = (self.members[member],)
+        total = torch.zeros_like(z[:, 0, 0, 0])
+        if self.weights is not None:
+            for model, share in zip(self.members, self.weights[places].unbind(1), strict=True):
+                here = share.nonzero().flatten()
+                if len(here):
+                    loss = self._loss_of(model, z[here], places[here], copy[here])
+                    total = total.index_add(0, here, share[here] * loss)
         else:
             # A layer belongs to one network, so objectives on features see an ensemble's members one by one.
             apart = getattr(self.model, "apart", False) or self.attack.objective.layer is not None
             models = self.members if apart else (self.model,)
-        self.shown = places, copy
-        losses = [self._loss(self._view(model, z, places, copy)) for model in models]
-        self.shown = None
-        total = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
+            losses = [self._loss_of(model, z, places, copy) for model in models]
+            total = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
         return -total if self.targeted else total
+
+    def _loss_of(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
+        self.shown = places, copy
+        loss = self._loss(self._view(model, z, places, copy))
+        self.shown = None
+        return loss
 
     def _view(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> View:
         objective = self.attack.objective
@@ -222,7 +270,7 @@ class Run:
             self.check(logits, images)
         reference = None
         if objective.uses_clean or objective.uses_other:
-            copies = math.prod(t.copies for t in self._transforms)
+            copies = self._copies
             which = (self.x[places], copy) if objective.uses_clean else (z, (copy + copies // 2) % copies)
             with torch.no_grad():
                 shown, their_labels = self._transformed(which[0], places, which[1])
@@ -326,6 +374,16 @@ def _check_logits(logits: Any, z: Tensor) -> None:
             f"the model returned {shape} for images {tuple(z.shape)}; expected logits (N, C, H, W) at input size, "
             "which segtrans.models.SegModel makes of any network"
         )
+
+
+def _checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
+    fits = weights.is_floating_point() and tuple(weights.shape) == expected and bool(weights.isfinite().all())
+    if not fits or not weights.any(1).all():
+        raise UsageError(
+            f"weights are {weights.dtype} {tuple(weights.shape)}; expected finite floating point {expected}, for each "
+            "image one per member of the surrogate and not all of them 0"
+        )
+    return weights.detach()
 
 
 def _region(region: Tensor | None, x: Tensor) -> Tensor:

@@ -250,7 +250,8 @@ def test_ensembles_run_and_their_members_are_white_boxes(
         return toy(name)
 
     monkeypatch.setattr(planning, "load_model", load)
-    result = go(surrogates=["mean:a:0,b:1"], targets=["a:0", "a:2", "c:3", "mean:b:1,a:0"], attacks=["mi"])
+    result = go(surrogates=["mean:a:0,b:1"], targets=["a:0", "a:2", "c:3", "mean:b:1,a:0"], attacks=["mi", "svre"])
+    assert [c["gradient_evaluations"] for c in result["costs"]] == [6, 27], "each member counts"
     assert {c["target"]: c["block"] for c in result["cells"]} == {
         "a:0": "white box",
         "a:2": "same backbone",

@@ -54,7 +54,7 @@ def test_one_loss_or_a_loss_each(fuse: str) -> None:
 
 def test_a_member_can_be_asked_alone() -> None:
     run = run_of(Attack(), X, Y, Ensemble(MODELS, "loss"))
-    assert torch.allclose(run.gradient(X, member=1), run_of(Attack(), X, Y, MODELS[1]).gradient(X), rtol=1e-12)
+    assert torch.allclose(run.ask(run.gradient, X, 1), run_of(Attack(), X, Y, MODELS[1]).gradient(X), rtol=1e-12)
 
 
 @pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])

@@ -134,8 +134,8 @@ def test_auto_pgd(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[Tensor] = []
     original = Run.gradient
 
-    def gradient(self: Run, z: Tensor, member: int | None = None) -> Tensor:
-        g = original(self, z, member)
+    def gradient(self: Run, z: Tensor) -> Tensor:
+        g = original(self, z)
         losses.append(self.losses)
         return g
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from segtrans.bench.plan import Plan, Unit
+from segtrans.bench.plan import Plan, Unit, members
 from segtrans.bench.store import Shard, slug
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ModelError
@@ -301,7 +301,7 @@ class _Work:
             "stalled": stalled,
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
-            "evaluations": attack.evaluations,
+            "evaluations": attack.evaluations_on(len(members(surrogate))),
         }
         self.crafted = Shard({}, header)
         plan.store.write(plan.unit_name(unit), plan.unit_identity(unit), self.crafted)

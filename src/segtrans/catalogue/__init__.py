@@ -3,13 +3,13 @@ combined is said in :mod:`segtrans.composition`.
 """
 
 from segtrans.attack import Attack
-from segtrans.catalogue import backward, controls, features, goals, gradients, inputs, segmentation, steps
+from segtrans.catalogue import backward, controls, ensembles, features, goals, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
 
 __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
-FAMILIES = (controls, gradients, steps, inputs, backward, features, segmentation, goals)
+FAMILIES = (controls, gradients, steps, inputs, backward, features, ensembles, segmentation, goals)
 ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
 
 

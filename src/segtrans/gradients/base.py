@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,12 @@ GradientFunction = Callable[[Tensor], Tensor]
 class GradientTransform(ABC):
     """Turns one gradient function into another; ``evaluations`` is how often it calls the inner one, and ``plain`` how
     often besides with untransformed images.
+
+    Attributes:
+        apart: whether every call of the inner one is, or costs as much as those, for a single member of an ensemble.
     """
+
+    apart: ClassVar[bool] = False
 
     @property
     def evaluations(self) -> int:
@@ -30,6 +35,10 @@ class GradientTransform(ABC):
     @property
     def plain(self) -> int:
         return 0
+
+    def evaluations_on(self, members: int) -> int:
+        """How often it calls the inner one on an ensemble of so many members."""
+        return self.evaluations
 
     @abstractmethod
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
