@@ -13,13 +13,13 @@ from segtrans.catalogue import attack as read
 from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
 from segtrans.goals import Towards
-from segtrans.gradients import AdaptiveWeights, Momentum, Sequential, VarianceReduced
+from segtrans.gradients import AdaptiveWeights, Momentum, Neighbourhood, Sequential, VarianceReduced
 from segtrans.models import wrap
 from segtrans.models.base import SegModel
 from segtrans.random import Draw
 from segtrans.run import Run
 from segtrans.threat import L2, LInf
-from segtrans.transforms import Remap, Scale
+from segtrans.transforms import Remap, Scale, Warp
 from toys import CLASSES, BreaksOnBright, Context, dense, images, labels, run_of
 
 SIZE = (9, 11)
@@ -233,11 +233,15 @@ def test_parts_around_and_inside_multiply() -> None:
     for attack in (around, within):
         attack = compose(attack, Attack(iterations=2))
         assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3) == 2 * 3 * 14
+    # Two passes for each of two copies, and one of the image as it is, 14 times.
+    attack = compose(Warp(copies=2, descent=0.1), Neighbourhood(samples=3), VarianceReduced(), Attack(iterations=2))
+    assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3) == 2 * 14 * (2 * 2 * 3 + 1)
 
 
 ATTACKS = {
     **{name: read(f"{name}(iterations=3)") for name in NAMES},
     "remapped": compose(Remap(copies=2), VarianceReduced(), Momentum(), Attack(iterations=2)),
+    "warped": compose(Warp(copies=2, descent=0.1), VarianceReduced(), Momentum(), Attack(iterations=2)),
     "l2": compose(L2(1.0), Sequential(), Momentum(), Attack(iterations=2)),
     "l2 weights": compose(L2(1.0), AdaptiveWeights(), Momentum(), Attack(iterations=2)),
 }
@@ -246,6 +250,15 @@ each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 
 @each_attack
 def test_the_batch_does_not_matter(attack: Attack) -> None:
+    batch_does_not_matter(attack)
+
+
+def test_the_batch_does_not_matter_to_neighbours_of_members() -> None:
+    parts = Scale(copies=2), Neighbourhood(samples=2), VarianceReduced()
+    batch_does_not_matter(compose(*parts, Attack(iterations=2)))
+
+
+def batch_does_not_matter(attack: Attack) -> None:
     together = attack(ENSEMBLE, X, Y, seed=5)
     singly = [attack(ENSEMBLE, x[None], y[None], seed=5) for x, y in zip(X, Y, strict=True)]
     assert torch.equal(together, torch.cat(singly))
