@@ -161,3 +161,6 @@ def test_listings_are_the_same_for_people_and_machines(
     assert rows
     for row in rows:
         assert row["name"] in table
+    if what == "attacks":
+        costs = {row["name"]: (row["gradients per iteration"], row["preparation"]) for row in rows}
+        assert (costs["noise"], costs["vmi"], costs["fia"]) == ((0, 0), (21, 0), (1, 30))
