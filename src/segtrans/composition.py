@@ -156,7 +156,9 @@ def _with(attack: Attack, part: type[Part] | None, **settings: Any) -> Attack:
 def _settings(term: str, arguments: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f{arguments}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        if call.args or any(k.arg is None for k in call.keywords):
             raise ValueError
         settings = {str(k.arg): _value(k.value) for k in call.keywords}
         if len(settings) < len(call.keywords):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, UsageError, check_whole
+from segtrans.errors import ModelError, UsageError, check_number, check_whole
 from segtrans.features import find_layer, forward_with
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
@@ -307,8 +307,7 @@ class Attribution(_Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.oppose < 0:
-            raise UsageError(f"Attribution oppose is {self.oppose}; allowed are numbers from 0")
+        check_number("Attribution oppose", self.oppose, 0)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         self.check(run)
