@@ -114,7 +114,7 @@ def test_failed_images_give_exit_code_3_and_keep_the_rest(photo: Path, tmp_path:
         (["run", "-s", MODEL, "--device", "cuda:99"], 4, ["cuda:99"]),
         (["run", "-s", MODEL, "-o", "a=[1"], 2, ["'[1'", "YAML"]),
         (["run", "-s", MODEL, "--out", "/dev/null/x"], 2, ["/dev/null is a file"]),
-        (["run", "-s", MODEL, "-a", "momentum(decay='x')"], 2, ["momentum decay is 'x'"]),
+        (["run", "-s", MODEL, "-a", "momentum(decay='x')"], 2, ["Momentum decay is 'x'"]),
         (["zoo", "verify", "--data", "photos"], 2, ["no card", "photos"]),
         (["attack", "nowhere.jpg", "-s", MODEL], 4, ["nowhere.jpg", "no such file"]),
         (["list", "atacks"], 2, ["did you mean attacks"]),
@@ -162,3 +162,6 @@ def test_listings_are_the_same_for_people_and_machines(
     assert rows
     for row in rows:
         assert row["name"] in table
+    if what == "attacks":
+        costs = {row["name"]: (row["gradients per iteration"], row["preparation"]) for row in rows}
+        assert (costs["noise"], costs["vmi"], costs["fia"]) == ((0, 0), (21, 0), (1, 30))

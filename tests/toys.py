@@ -6,7 +6,9 @@ single parts, with settings that go further than the defaults.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, compose
 from segtrans.catalogue import attack as read
+from segtrans.composition import Part
 from segtrans.data.base import VOID
+from segtrans.errors import UsageError
 from segtrans.goals import Towards
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
@@ -183,13 +187,35 @@ def parts_of(kind: type) -> dict[str, type]:
     return {name: part for name, part in PARTS.items() if issubclass(part, kind)}
 
 
+def few(attack: Attack, most: int = 3) -> Attack:
+    """The attack with at most so many copies, neighbours, samples or steps inside wherever fewer make it cheaper.
+
+    No law knows how many there are, and an entry may take hundreds of gradients a step.
+    """
+
+    def fewer(part: Any) -> Any:
+        for field in fields(part):
+            if type(value := getattr(part, field.name)) is int and value > most:
+                with suppress(UsageError):
+                    less = replace(part, **{field.name: most})
+                    part = less if _cost(less) < _cost(part) else part
+        return part
+
+    return replace(
+        attack,
+        objective=fewer(attack.objective),
+        transforms=tuple(map(fewer, attack.transforms)),
+        gradients=tuple(map(fewer, attack.gradients)),
+    )
+
+
+def _cost(part: Part) -> int:
+    return compose(part).evaluations
+
+
 def _quick(attack: Attack, iterations: int) -> Attack:
-    """A few iterations, and a few samples per gradient, show what many would, also of many copies."""
-    gradients = tuple(replace(g, samples=min(g.samples, 3)) if hasattr(g, "samples") else g for g in attack.gradients)
-    transforms, iterations = attack.transforms, min(attack.iterations, iterations)
-    if attack.evaluations_per_iteration > 20:
-        transforms = tuple(replace(t, copies=min(t.copies, 3)) for t in transforms)
-    return replace(attack, iterations=iterations, gradients=gradients, transforms=transforms)
+    """A few iterations show what many would."""
+    return replace(few(attack), iterations=min(attack.iterations, iterations))
 
 
 def reaches_inside(attack: Attack) -> bool:

@@ -118,7 +118,7 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
         if key not in allowed:
-            raise unknown(f"setting of {name}", key, allowed)
+            raise UsageError(f"{unknown(f'setting of {name}', key, allowed)}{_whose(key, named.get(name))}")
     try:
         value = make(**settings)
     except TypeError:
@@ -126,6 +126,17 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
         raise
     _check_types(name, kinds, settings)
     return value, settings
+
+
+def _whose(key: str, attack: Attack | None) -> str:
+    """Where a setting is that a named attack does not take itself, to be said after an error."""
+    if attack is None:
+        return ""
+    parts = [getattr(attack, name) for name in _ONE.values()]
+    parts += [part for name in _SEVERAL.values() for part in getattr(attack, name)]
+    owners = (type(part).__name__.lower() for part in parts if key in {f.name for f in fields(part)})
+    owner = next(owners, "")
+    return f"; its part {owner} has one, so spell the attack out, with {owner}({key}=…)" if owner else ""
 
 
 def _check_types(name: str, kinds: Collection[type], settings: Mapping[str, Any]) -> None:
@@ -156,7 +167,9 @@ def _with(attack: Attack, part: type[Part] | None, **settings: Any) -> Attack:
 def _settings(term: str, arguments: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f{arguments}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        if call.args or any(k.arg is None for k in call.keywords):
             raise ValueError
         settings = {str(k.arg): _value(k.value) for k in call.keywords}
         if len(settings) < len(call.keywords):

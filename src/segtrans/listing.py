@@ -22,6 +22,7 @@ def attacks() -> list[Row]:
             "name": entry.name,
             "family": entry.family,
             "gradients per iteration": entry.attack.evaluations_per_iteration if entry.attack.iterations else 0,
+            "preparation": entry.attack.objective.preparation,
             "iterations": entry.attack.iterations,
             "step": entry.attack.step_size if entry.attack.iterations else "",
             "eps": in_grey_levels(entry.attack.threat.radius),

@@ -111,7 +111,7 @@ class Adam(Step):
     def __post_init__(self) -> None:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"Adam betas is {self.betas}; allowed are two numbers from 0 to below 1")
-        if not self.floor > 0:
+        if not 0 < self.floor < math.inf:
             raise UsageError(f"Adam floor is {self.floor}; allowed are numbers above 0")
 
     def bind(self, run: Run) -> StepFunction:

@@ -1,5 +1,6 @@
 """The main job on toy models: what is scored, kept, resumed and reported."""
 
+import csv
 import json
 import signal
 from collections.abc import Callable
@@ -453,3 +454,16 @@ def test_documents_are_strict_json_and_csv(go: Callable[..., dict[str, Any]], tm
     lines = (tmp_path / "run" / "cells.csv").read_text().splitlines()
     assert len(lines) == 1 + len(result["cells"])
     assert {"surrogate", "target", "attack", "asr_miou", "asr_miou_interval_low"} <= set(lines[0].split(","))
+
+
+def test_costs_tell_of_gradients_before_the_first_iteration(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    result = go(attacks=["mi", "fia", "ila"])
+    with (tmp_path / "run" / "costs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ("gradient_evaluations_of_preparation", "gradient_evaluations_per_iteration", "gradient_evaluations")
+    expected = {"mi": [0, 1, 3], "fia": [30, 1, 33], "ila": [10, 1, 13]}
+    assert {cost["attack"]: [cost[name] for name in names] for cost in result["costs"]} == expected
+    assert {row["attack"]: [int(row[name]) for name in names] for row in rows} == expected
+    assert {name: [found[names[0]], found[names[1]]] for name, found in result["attacks"].items()} == {
+        name: counts[:2] for name, counts in expected.items()
+    }

@@ -58,11 +58,13 @@ USED = {
 }
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("transform", USED.values(), ids=USED)
-def test_labels_move_with_the_catalogues_settings(transform: Transform) -> None:
-    y = labels(2, (65, 97), values=VALUES.tolist(), block=9)
-    for copy in range(transform.copies):
-        check(transform, y, torch.float32, 0, copy)
+def test_labels_move_with_the_catalogues_settings(transform: Transform, size: tuple[int, int]) -> None:
+    # Every copy at one of the sizes, and the first at all of them.
+    copies = range(SIZES.index(size), transform.copies, len(SIZES))
+    for batch, copy in ((1, 0), *((3, copy) for copy in copies)):
+        check(transform, labels(batch, size, values=VALUES.tolist(), block=9), torch.float32, 0, copy)
 
 
 def arrived(transform: Transform, what: Tensor, y: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -109,6 +111,18 @@ def test_labels_are_read_at_the_pixels_centre(transform: Transform, axis: int) -
         inside = label != VOID
         near = (image[:, 0] - label).abs()[inside] <= 0.5 + 1e-6
         assert near.double().mean() > 0.8
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@each_repainting
+def test_repainting_leaves_labels_alone(transform: Transform, batch: int, size: tuple[int, int]) -> None:
+    x, y = images(batch, size), labels(batch, size)
+    image, label = transform(x, y, draw(batch))
+    assert torch.equal(label, y)
+    assert image.shape == x.shape
+    assert image.dtype == x.dtype
+    assert (image != x).flatten(1).any(1).all()
 
 
 @each_repainting

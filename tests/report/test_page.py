@@ -12,7 +12,7 @@ from segtrans.bench.summary import summary
 from segtrans.io import write_image, write_json
 from segtrans.report import html as page
 from segtrans.report import write_page, write_report
-from segtrans.report.content import command, headline, percent, ranking, seconds, sentence, signed
+from segtrans.report.content import command, costs, headline, percent, ranking, seconds, sentence, signed
 from segtrans.report.pictures import Picture
 
 VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
@@ -123,6 +123,18 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
         "di takes 40.0 % of the clean mIoU away on average over 2 pairs of models with other backbones "
         "(mi 20.0 %, noise 99.0 %)."
     )
+
+
+def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={}, attacks=["mi", "naa"])
+    assert {r.attack: r.gradients for r in ranking(document)} == {"mi": "1", "naa": "1 +30"}
+    assert [(c.attack, c.gradient_evaluations) for c in costs(document)][:2] == [("mi", 10), ("naa", 40)]
+    text = write_page(tmp_path).read_text(encoding="utf-8")
+    assert '<td class="number">1 +30</td>' in text
+    assert '<td class="number">40</td><td class="number">1</td><td class="number">30</td>' in text
+    assert "A number after a plus" in text
+    make_run(tmp_path, images={}, attacks=["mi"])
+    assert "A number after a plus" not in write_page(tmp_path).read_text(encoding="utf-8")
 
 
 def test_one_surrogate_that_is_its_own_target(tmp_path: Path) -> None:

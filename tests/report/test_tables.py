@@ -1,6 +1,7 @@
 """The tables in the terminal."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def test_ranking_and_pairs_fit_into_80_columns(tmp_path: Path) -> None:
     for words in ("other", "same", "noise (control)", "asr_pixel", "per image", "1.79", "(6)", "90.0*", "* white box"):
         assert words in text
     assert "made on deeplabv3plus-efficientnetlite1" in text
+
+
+def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) -> None:
+    names = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(2)]
+    made = {"surrogates": names, "targets": names, "images": {}}
+    text = printed(make_run(tmp_path, attacks=["noise", "fia", "segpgd + remap(grid=2) + mi(decay=0.9)"], **made))
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"fia +[\d. ]+ 1 \+30 +1\.79", text)
+    assert "+ gradients that are spent once" in text
+    assert "+" not in printed(make_run(tmp_path, attacks=["noise", "mi"], **made))
 
 
 def test_many_targets_leave_the_pairs_to_the_page(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def run(
         quiet: no progress bars.
 
     Returns:
-        The document that is also written to ``OUT/result.json``, with its cells in ``OUT/cells.csv``.
+        The document that is also written to ``OUT/result.json``, with its cells and costs in ``OUT/cells.csv`` and
+        ``OUT/costs.csv``.
 
     Raises:
         UsageError: a configuration and keywords beside it, or what :func:`make_plan` refuses.
@@ -53,8 +54,9 @@ def run(
 
 
 def save(plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """Write ``result.json`` and ``cells.csv`` into the run's folder and return the former's document."""
+    """Write ``result.json``, ``cells.csv`` and ``costs.csv`` into the run's folder and return the first's document."""
     result = document(plan, outcome)
     write_json(plan.store.root / "result.json", result)
-    write_text(plan.store.root / "cells.csv", as_csv(result["cells"]))
+    for name in ("cells", "costs"):
+        write_text(plan.store.root / f"{name}.csv", as_csv(result[name]))
     return result

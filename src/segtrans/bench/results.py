@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import segtrans
+from segtrans.attack import Attack
 from segtrans.bench.plan import Plan, Unit, members, versions
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard
@@ -162,7 +163,7 @@ def _cost(plan: Plan, unit: Unit, shard: Shard) -> dict[str, Any]:
         "seed": unit.seed,
         "images": images,
         "gradient_evaluations": header["evaluations"],
-        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
+        **_gradients(attack),
         "seconds": header["seconds"],
         "seconds_per_image": header["seconds"] / images if images else math.nan,
         "peak_memory": header["peak_memory"],
@@ -194,7 +195,14 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
         "step_size": attack.alpha,
+        **_gradients(attack),
+    }
+
+
+def _gradients(attack: Attack) -> dict[str, int]:
+    return {
         "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
+        "gradient_evaluations_of_preparation": attack.objective.preparation,
     }
 
 
@@ -209,17 +217,17 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def as_csv(cells: list[dict[str, Any]]) -> str:
-    """The cells as CSV, intervals as two columns."""
+def as_csv(entries: list[dict[str, Any]]) -> str:
+    """Cells or costs as CSV, intervals as two columns."""
     rows = [
         {
             key: value
-            for name, entry in cell.items()
+            for name, inner in entry.items()
             for key, value in (
-                [(f"{name}_low", entry[0]), (f"{name}_high", entry[1])] if isinstance(entry, list) else [(name, entry)]
+                [(f"{name}_low", inner[0]), (f"{name}_high", inner[1])] if isinstance(inner, list) else [(name, inner)]
             )
         }
-        for cell in cells
+        for entry in entries
     ]
     buffer = io.StringIO()
     if rows:

@@ -23,12 +23,12 @@ ENTRIES = (
     ),
     Entry(
         name="hide", attack=compose(HideClass()),
-        title="hides a class (0 unless set) under its nearest neighbours, image by image",
+        title="hides class 0, or that of a hideclass(index=…) added, under its nearest neighbours, image by image",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
     Entry(
         name="all-as", attack=compose(AllAs()),
-        title="everything as one class (0 unless set)",
+        title="everything as class 0, or that of an allas(index=…) added",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from segtrans.errors import check_number
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ class Momentum(GradientTransform):
     """Accumulates normalised gradients: g ← decay·g + ∇/mean|∇| (MI-FGSM, Dong et al., CVPR 2018)."""
 
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(f"{type(self).__name__} decay", self.decay, 0)
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         velocity = torch.zeros_like(run.x)
@@ -36,6 +40,9 @@ class Nesterov(GradientTransform):
     """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
 
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number(f"{type(self).__name__} decay", self.decay, 0)
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         velocity = torch.zeros_like(run.x)

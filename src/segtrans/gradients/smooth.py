@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Smooth(GradientTransform):
         check_whole("Smooth size", self.size, 1)
         if self.size % 2 == 0:
             raise UsageError(f"Smooth size is {self.size}; allowed are odd numbers from 1")
+        check_number("Smooth sigmas", self.sigmas, 0)
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         if self.size == 1:

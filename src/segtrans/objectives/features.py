@@ -360,8 +360,7 @@ class Attribution(_Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.oppose < 0:
-            raise UsageError(f"Attribution oppose is {self.oppose}; allowed are numbers from 0")
+        check_number("Attribution oppose", self.oppose, 0)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         self.check(run)

@@ -133,7 +133,13 @@ class Ranked:
     place: int | None
     scores: dict[str, Scores]
     evaluations_per_iteration: int
+    preparation: int
     seconds_per_image: float | None
+
+    @property
+    def gradients(self) -> str:
+        """Gradient evaluations per iteration, and after a plus those before the first."""
+        return f"{self.evaluations_per_iteration}{f' +{self.preparation}' if self.preparation else ''}"
 
 
 def ranked_blocks(document: Document) -> list[str]:
@@ -166,6 +172,7 @@ def ranking(document: Document) -> list[Ranked]:
             place=None if is_control(document, attack) else place,
             scores=scores[attack],
             evaluations_per_iteration=_evaluations_per_iteration(document, attack),
+            preparation=document["attacks"][attack]["gradient_evaluations_of_preparation"],
             seconds_per_image=_seconds_per_image(unit for unit in document["costs"] if unit["attack"] == attack),
         )
         for place, attack in enumerate(sorted(document["attacks"], key=strength, reverse=True), 1)
@@ -315,6 +322,7 @@ class Cost:
     images: int
     gradient_evaluations: int
     gradient_evaluations_per_iteration: int
+    gradient_evaluations_of_preparation: int
     seconds: float
     seconds_per_image: float | None
     peak_memory: int
@@ -332,6 +340,7 @@ def costs(document: Document) -> list[Cost]:
             images=sum(unit["images"] for unit in units),
             gradient_evaluations=units[0]["gradient_evaluations"],
             gradient_evaluations_per_iteration=_evaluations_per_iteration(document, attack),
+            gradient_evaluations_of_preparation=units[0]["gradient_evaluations_of_preparation"],
             seconds=sum(unit["seconds"] for unit in units),
             seconds_per_image=_seconds_per_image(units),
             peak_memory=max(unit["peak_memory"] for unit in units),

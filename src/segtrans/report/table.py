@@ -28,6 +28,8 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         console.print("no attack was finished, so there is nothing to show", soft_wrap=True)
         return
     console.print(_ranking(values))
+    if any(ranked.preparation for ranked in content.ranking(values)):
+        console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
     if content.leads(values):
         console.print(_leads(values))
     if len(content.targets(values)) <= MOST_TARGETS:
@@ -57,7 +59,7 @@ def _ranking(document: content.Document) -> Table:
         table.add_row(
             Text(f"{ranked.attack} (control)" if control else ranked.attack),
             *(percent(number) for number in numbers),
-            str(ranked.evaluations_per_iteration),
+            ranked.gradients,
             content.seconds(ranked.seconds_per_image),
             style="dim" if control else "",
         )

@@ -1,0 +1,111 @@
+"""The laws of a single call hold for every entry at sizes that no network likes, alone and mixed with a transformation.
+
+Each entry meets each size once as it is and once with one more input transformation; these take turns, so that each
+meets each size too. A batch of three, one image of it all void, is compared with a batch of one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segtrans.attack import Attack
+from segtrans.catalogue import ENTRIES, compose
+from segtrans.data.base import VOID
+from segtrans.objectives.features import PreparedObjective
+from segtrans.transforms import Transform
+from toys import Context, few, images, labels, parts_of
+
+SIZES = [(65, 97), (128, 128), (160, 96)]
+TRANSFORMS = parts_of(Transform)
+
+
+class Coarse(nn.Module):
+    """A network whose features, like those of real ones, have a fraction of the image's size, rounded up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Context()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.inner(F.avg_pool2d(x, 4, ceil_mode=True))
+        return F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+MODEL = Coarse()
+
+
+def partners(attack: Attack) -> list[str]:
+    """The transformations that an attack may be mixed with: those weighing the clean image's features refuse some."""
+    still = isinstance(attack.objective, PreparedObjective)
+    return [name for name, part in TRANSFORMS.items() if not (still and part.moves)]
+
+
+def mixed() -> Iterator[tuple[str, tuple[int, int], str]]:
+    """Entry, size and transformation; each entry meets three of these one after the other."""
+    for place, (name, entry) in enumerate(ENTRIES.items()):
+        names = partners(entry.attack)
+        for number, size in enumerate(SIZES):
+            yield name, size, names[(place + number) % len(names)]
+
+
+MIXED = list(mixed())
+
+
+def affordable(attack: Attack) -> Attack:
+    """Two iterations, so that what is kept between them is used, but one where each takes many gradients."""
+    attack = few(attack, most=2)
+    return replace(attack, iterations=min(attack.iterations, 2 if attack.evaluations_per_iteration <= 4 else 1))
+
+
+def check(attack: Attack, size: tuple[int, int]) -> None:
+    attack = affordable(attack)
+    x, y = images(3, size), labels(3, size, block=9)
+    y[2] = VOID
+    region = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.7
+    before = x.clone(), y.clone(), region.clone()
+    result = attack.perturb(MODEL, x, y, region=region)
+    assert all(map(torch.equal, (x, y, region), before)), "the caller's tensors are left alone"
+    assert result.evaluations <= attack.evaluations
+    assert not result.failed.any()
+    stays_inside(attack, result.adversarial, x)
+    moved = (result.adversarial != x).any(1)
+    assert not moved[:, ~region].any(), "nothing outside the region moves"
+    if attack.iterations:
+        assert moved[:2].flatten(1).any(1).all()
+    if not attack.shared:
+        alone = attack(MODEL, x[:1], y[:1], region=region)
+        assert torch.equal(result.adversarial[:1], alone), "the batch does not matter"
+        assert result.stalled.tolist() == [False, False, attack.iterations > 0]
+        assert attack.random_start or not moved[2].any(), "an image of void has no gradient"
+    nothing = replace(attack, threat=replace(attack.threat, eps=0))
+    assert torch.equal(nothing(MODEL, x[:1], y[:1]), x[:1])
+
+
+def stays_inside(attack: Attack, adversarial: Tensor, x: Tensor) -> None:
+    threat = attack.threat
+    assert adversarial.isfinite().all()
+    assert 0 <= adversarial.min() <= adversarial.max() <= 1
+    assert (threat.distance(adversarial, x) <= threat.radius * (1 + 1e-12)).all()
+    grid = threat.quantise(adversarial, x)
+    assert torch.equal((grid * 255).round() / 255, grid)
+    assert (threat.distance(grid, x) <= threat.radius * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry(name: str, size: tuple[int, int]) -> None:
+    check(ENTRIES[name].attack, size)
+
+
+@pytest.mark.parametrize(("name", "size", "transform"), MIXED, ids=str)
+def test_every_entry_with_one_more_transformation(name: str, size: tuple[int, int], transform: str) -> None:
+    check(compose(ENTRIES[name].attack, TRANSFORMS[transform]()), size)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_no_transformation_is_left_out(name: str) -> None:
+    assert {size for _, size, used in MIXED if used == name} == set(SIZES)
