@@ -20,6 +20,7 @@ from segtrans.goals import Towards
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
+from segtrans.steps import Proximal
 from segtrans.transforms import (
     Admix,
     CellMask,
@@ -192,8 +193,8 @@ def reaches_inside(attack: Attack) -> bool:
 
 def _attacks() -> Iterator[tuple[str, Attack]]:
     for name, entry in ENTRIES.items():
-        # The step is larger with fewer iterations where it is a share of the budget.
-        yield name, _quick(entry.attack, 4)
+        # Where the perturbation is kept small, it takes some time until there is one at all.
+        yield name, _quick(entry.attack, 40 if isinstance(entry.attack.step, Proximal) else 4)
     for name, part in PARTS.items():
         yield f"{name}()", _quick(compose(part()), 2)
         if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy

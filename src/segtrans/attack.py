@@ -81,6 +81,9 @@ class Attack:
         check_whole("iterations", self.iterations, 0)
         if isinstance(self.threat, LInf) and self.alpha > 1:
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
+        if self.step.uses_remaining and not self.objective.uses_logits:
+            step, objective = type(self.step).__name__, type(self.objective).__name__
+            raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")
 
     @property
     def copies(self) -> int:

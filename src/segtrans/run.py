@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
 from segtrans.features import find_layer, forward_with
+from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Run:
         allowed: pixels that may change, boolean and broadcastable to ``x``.
         iteration, iterations, alpha: where the loop stands, and the step size.
         losses: (N,) what the objective was at the last gradient.
+        norm_weight: (N,) how much the perturbation's norm weighs against the objective, for steps that keep it small;
+            one pixel's share of a mean over pixels, unless the objective says otherwise.
         shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
             None outside a gradient.
         evaluations: gradient evaluations spent per image so far.
@@ -95,7 +98,17 @@ class Run:
         self.allowed = area & _region(region, x)
         if attack.area.hidden:
             self.y = self.y.where(~area[:, 0], VOID)
+        self._pixels = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        self.norm_weight = 1 / (self.y != VOID).sum((1, 2)).clamp_min(1).to(x.dtype)
         self._loss = attack.objective.bind(self)
+
+    @property
+    def remaining(self) -> Tensor:
+        """(N,) the share of valid pixels where the attack was not done yet at the last gradient: still right or, with
+        a target, still elsewhere. Counted for steps that ask for it.
+        """
+        left, valid = self._pixels.unbind(1)
+        return left / valid.clamp_min(1)
 
     @cached_property
     def clean_logits(self) -> Tensor:
@@ -143,6 +156,7 @@ class Run:
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
         n, copies = len(z), self.attack.copies
         total, losses = torch.zeros_like(z), torch.zeros_like(self.losses)
+        self._pixels = torch.zeros_like(self._pixels)
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)
             item = torch.arange(first, last, device=z.device)
@@ -171,8 +185,14 @@ class Run:
             apart = getattr(self.model, "apart", False) or self.attack.objective.layer is not None
             models = self.members if apart else (self.model,)
         self.shown = places, copy
-        losses = [self._loss(self._view(model, z, places, copy)) for model in models]
+        views = [self._view(model, z, places, copy) for model in models]
+        losses = [self._loss(view) for view in views]
         self.shown = None
+        if self.attack.step.uses_remaining:
+            for view in views:
+                valid = view.labels != VOID
+                counts = torch.stack([unfinished(view, self) & valid, valid], 1).flatten(2).sum(2)
+                self._pixels.index_add_(0, places, counts)
         total = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
         return -total if self.targeted else total
 
