@@ -7,6 +7,7 @@ single parts, with settings that go further than the defaults.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from segtrans.transforms import (
     UniformScale,
     Warp,
 )
+from segtrans.worst import AnyAttack, WorstCase
 
 CLASSES = 3
 SIZE = (17, 22)
@@ -180,21 +182,30 @@ def parts_of(kind: type) -> dict[str, type]:
     return {name: part for name, part in PARTS.items() if issubclass(part, kind)}
 
 
-def _quick(attack: Attack, iterations: int) -> Attack:
+def changed(attack: AnyAttack, **settings: Any) -> AnyAttack:
+    """An attack, or every attack of a worst case, with other settings."""
+    if isinstance(attack, WorstCase):
+        return WorstCase(attacks=tuple(replace(one, **settings) for one in attack.attacks))
+    return replace(attack, **settings)
+
+
+def _quick(attack: AnyAttack, iterations: int) -> AnyAttack:
     """A few iterations, and a few samples per gradient, show what many would."""
+    if isinstance(attack, WorstCase):
+        return changed(attack, iterations=min(attack.iterations, iterations))
     few = (replace(g, samples=min(g.samples, 3)) if hasattr(g, "samples") else g for g in attack.gradients)
     return replace(attack, iterations=min(attack.iterations, iterations), gradients=tuple(few))
 
 
-def reaches_inside(attack: Attack) -> bool:
+def reaches_inside(attack: AnyAttack) -> bool:
     """Whether an attack needs a surrogate with layers, of which the simplest toys have none."""
-    return bool(attack.backward) or attack.objective.layer is not None
+    return any(one.backward or one.objective.layer is not None for one in attack.attacks)
 
 
-def _attacks() -> Iterator[tuple[str, Attack]]:
+def _attacks() -> Iterator[tuple[str, AnyAttack]]:
     for name, entry in ENTRIES.items():
         # Where the perturbation is kept small, it takes some time until there is one at all.
-        yield name, _quick(entry.attack, 40 if isinstance(entry.attack.step, Proximal) else 4)
+        yield name, _quick(entry.attack, 40 if isinstance(entry.attack.attacks[0].step, Proximal) else 4)
     for name, part in PARTS.items():
         yield f"{name}()", _quick(compose(part()), 2)
         if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy
@@ -208,7 +219,7 @@ ATTACKS = dict(_attacks())
 SEPARATE = {name: attack for name, attack in ATTACKS.items() if not attack.shared}
 """Attacks whose images have nothing to do with each other, whatever batch they are in."""
 
-BY_THEMSELVES = {name: attack for name, attack in ATTACKS.items() if not isinstance(attack.goal, Towards)}
+BY_THEMSELVES = {name: attack for name, attack in ATTACKS.items() if not isinstance(attack.attacks[0].goal, Towards)}
 """Attacks that choose their labels where the caller gives none."""
 
 TRANSFORMS: dict[str, Transform] = {

@@ -45,6 +45,21 @@ class Result:
     failed: Tensor
     evaluations: int
 
+    def checked(self) -> Tensor:
+        """The adversarial images.
+
+        Raises:
+            NonFiniteError: the model returned NaN or infinite values for an image.
+        Warns:
+            ZeroGradientWarning: an image's gradient was zero throughout.
+        """
+        if self.failed.any():
+            raise NonFiniteError(self.failed.nonzero().flatten().tolist())
+        if self.stalled.any():
+            places = ", ".join(map(str, self.stalled.nonzero().flatten().tolist()))
+            warnings.warn(f"zero gradient for image(s) {places} of the batch", ZeroGradientWarning, stacklevel=3)
+        return self.adversarial
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
@@ -84,6 +99,11 @@ class Attack:
         if self.step.uses_remaining and not self.objective.uses_logits:
             step, objective = type(self.step).__name__, type(self.objective).__name__
             raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")
+
+    @property
+    def attacks(self) -> tuple["Attack", ...]:
+        """Itself: what asks several attacks for their parts need not know that this is one."""
+        return (self,)
 
     @property
     def copies(self) -> int:
@@ -138,20 +158,10 @@ class Attack:
         return attack
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, **options: Any) -> Tensor:
-        """The adversarial images; arguments as in :meth:`perturb`.
-
-        Raises:
-            NonFiniteError: the model returned NaN or infinite values for an image.
-        Warns:
-            ZeroGradientWarning: an image's gradient was zero throughout.
+        """The adversarial images, or the error and the warning of :meth:`Result.checked`; arguments as in
+        :meth:`perturb`.
         """
-        result = self.perturb(model, x, y, **options)
-        if result.failed.any():
-            raise NonFiniteError(result.failed.nonzero().flatten().tolist())
-        if result.stalled.any():
-            places = ", ".join(map(str, result.stalled.nonzero().flatten().tolist()))
-            warnings.warn(f"zero gradient for image(s) {places} of the batch", ZeroGradientWarning, stacklevel=2)
-        return result.adversarial
+        return self.perturb(model, x, y, **options).checked()
 
     def perturb(
         self,

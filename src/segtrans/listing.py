@@ -23,7 +23,7 @@ def attacks() -> list[Row]:
             "family": entry.family,
             "gradients per iteration": entry.attack.evaluations_per_iteration if entry.attack.iterations else 0,
             "iterations": entry.attack.iterations,
-            "step": entry.attack.step_size if entry.attack.iterations else "",
+            "step": ", ".join(dict.fromkeys(str(a.step_size) for a in entry.attack.attacks if a.iterations)),
             "eps": in_grey_levels(entry.attack.threat.radius),
             "provenance": entry.provenance,
             "paper": entry.paper,

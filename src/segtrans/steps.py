@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,11 +30,14 @@ class Step(ABC):
 
     Attributes:
         shared: whether the images of a batch share a perturbation, so that one's result depends on the others.
-        uses_remaining: whether :attr:`Run.remaining` is looked at.
     """
 
     shared: ClassVar[bool] = False
-    uses_remaining: ClassVar[bool] = False
+
+    @property
+    def uses_remaining(self) -> bool:
+        """Whether :attr:`Run.remaining` is looked at."""
+        return False
 
     @abstractmethod
     def bind(self, run: Run) -> StepFunction:
@@ -198,19 +201,22 @@ class Adaptive(Step):
 
     T iterations are T gradient evaluations and T-1 steps: the original with T-1 iterations, which spends one evaluation
     more than it has iterations. A single iteration steps without looking. The attack's step size has no say. What is
-    best is judged by the objective where the gradient was last asked, so the rule goes with gradients of z alone; SEA's
-    code judges by accuracy instead.
+    best is judged by the objective where the gradient was last asked, so the rule goes with gradients of z alone.
 
     Attributes:
         momentum: weight of the new move; the last one has the rest.
         progress: share of the steps between two checks that must gain, or the step is halved.
         stages: (share of the iterations, factor of the radius) one after the other, each a search of its own that
             begins at the best point of the one before, projected; ((0.3, 2), (0.3, 1.5), (0.4, 1)) is SEA's schedule.
+        judge: what a stage leaves to the next, and the last one returns: the point of the highest ``"objective"``, or
+            as in SEA's code that of the lowest ``"accuracy"`` (with a target, the fewest pixels elsewhere), since an
+            objective of unfinished pixels falls as they are finished. Steps are halved by the objective in any case.
     """
 
     momentum: float = 0.75
     progress: float = 0.75
     stages: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    judge: Literal["objective", "accuracy"] = "objective"
 
     def __post_init__(self) -> None:
         check_number("Adaptive momentum", self.momentum, 0, 1)
@@ -221,6 +227,12 @@ class Adaptive(Step):
                 f"Adaptive stages is {self.stages}; allowed are pairs of positive numbers (share, factor) "
                 "whose shares add up to 1 and whose last factor is 1"
             )
+        if self.judge not in ("objective", "accuracy"):
+            raise UsageError(f"Adaptive judge is {self.judge!r}; allowed are 'objective' and 'accuracy'")
+
+    @property
+    def uses_remaining(self) -> bool:
+        return self.judge == "accuracy"
 
     def bind(self, run: Run) -> StepFunction:
         ends = [round(share * run.iterations) for share in accumulate(share for share, _ in self.stages)]
@@ -236,7 +248,7 @@ class Adaptive(Step):
             search.look(adversarial, gradient)
             if run.iteration + 1 < end:
                 return search.step()
-            point = search.best if search.steps else search.step()
+            point = search.found if search.steps else search.step()
             search = None
             plan.pop(0)
             return (plan[0][1] if plan else run.threat).project(point, run.x)
@@ -258,7 +270,9 @@ class _Search:
     def look(self, point: Tensor, gradient: Tensor) -> None:
         """Takes in the gradient and the objective at ``point``, and halves steps where that is due."""
         loss = self.run.losses.view(-1, 1, 1, 1)
+        merit = loss if self.rule.judge == "objective" else -self.run.remaining.view(-1, 1, 1, 1)
         if self.looks == 0:
+            self.found, self.merit = point, merit
             self.best, self.best_gradient, self.highest = point, gradient, loss
             self.before, self.highest_at_check = point, loss
             self.gains, self.halved = torch.zeros_like(loss), torch.ones_like(loss, dtype=torch.bool)
@@ -266,6 +280,8 @@ class _Search:
             better = loss > self.highest
             self.best, self.best_gradient = point.where(better, self.best), gradient.where(better, self.best_gradient)
             self.highest = loss.where(better, self.highest)
+            finer = merit > self.merit
+            self.found, self.merit = point.where(finer, self.found), merit.where(finer, self.merit)
             self.gains = self.gains + (loss > self.last)
             self.since += 1
         self.looks, self.last, self.point, self.gradient = self.looks + 1, loss, point, gradient
@@ -294,8 +310,8 @@ class _Search:
 @dataclass(frozen=True, kw_only=True)
 class Proximal(Step):
     """Steps that make the objective large and the perturbation's L-inf norm small: along the gradient in a metric that
-    follows its size, then the proximal operator of the norm in the same metric (ALMA-prox, Rony et al., CVPR 2023, arXiv
-    2206.07179; with momentum PDPGD's proximal Adam, Matyasko & Chau, arXiv 2106.01538).
+    follows its size, then the proximal operator of the norm in the same metric (ALMA-prox, Rony et al., CVPR 2023,
+    arXiv 2206.07179; with momentum PDPGD's proximal Adam, Matyasko & Chau, arXiv 2106.01538).
 
     Returned is, image by image, the smallest perturbation looked at that leaves no more than the share ``rest`` of the
     valid pixels to be done; where there is none, the one that left least. Only the box bounds the search: with
@@ -317,13 +333,15 @@ class Proximal(Step):
     floor: float = 1e-20
     wait: bool = True
 
-    uses_remaining: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_number("Proximal rest", self.rest, 0, 1)
         check_betas("Proximal", self.betas)
         check_number("Proximal final", self.final, 1e-6, 1)
         check_number("Proximal floor", self.floor, 1e-30)
+
+    @property
+    def uses_remaining(self) -> bool:
+        return True
 
     def bind(self, run: Run) -> StepFunction:
         (one, two), x = self.betas, run.x
@@ -363,8 +381,9 @@ class Proximal(Step):
 
 
 def shrunk(delta: Tensor, metric: Tensor, amount: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The proximal operator of ``amount`` (N,) times the L-inf norm, within bounds that hold zero: the d between ``low``
-    and ``high`` that minimises amount·max|d| + Σ metric·(d - delta)² / 2, image by image; all others (N, 3, H, W).
+    """The proximal operator of ``amount`` (N,) times the L-inf norm, within bounds that hold zero: the d between
+    ``low`` and ``high`` that minimises amount·max|d| + Σ metric·(d - delta)² / 2, image by image; all others are
+    (N, 3, H, W).
     """
     inside = delta.clamp(low, high)
     # The solution cuts what is inside off at a level: the one where the pull of what is cut, a sum that falls with the

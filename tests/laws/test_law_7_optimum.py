@@ -59,7 +59,8 @@ def pulls_everywhere(objective: Objective) -> bool:
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
-    if entry.attack.iterations
+    if isinstance(entry.attack, Attack)
+    and entry.attack.iterations
     and not reaches_inside(entry.attack)
     and not entry.attack.transforms
     and not entry.attack.shared

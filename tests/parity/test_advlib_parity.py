@@ -93,8 +93,8 @@ def test_proximal_points(theirs: Callable[..., Tensor]) -> None:
 @each_target
 @pytest.mark.parametrize("steps", [20, 50])
 def test_alma_prox(theirs: Callable[..., Tensor], steps: int, y: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def proximal(δ: Tensor, λ: Tensor, lower: Tensor, upper: Tensor, H: Tensor) -> Tensor:
-        return shrunk(δ, H, λ, lower, upper)
+    def proximal(δ: Tensor, λ: Tensor, lower: Tensor, upper: Tensor, **metric: Tensor) -> Tensor:
+        return shrunk(δ, metric["H"], λ, lower, upper)
 
     monkeypatch.setattr(sys.modules["adv_lib.attacks.segmentation.alma_prox"], "prox_linf_indicator", proximal)
     # In more steps than these, values whose gradient is next to zero make something of its rounding.

@@ -19,10 +19,15 @@ from segtrans.objectives import (
     TwoStage,
     WrongClass,
 )
-from segtrans.steps import Proportional, Proximal
+from segtrans.steps import Adaptive, Proportional, Proximal
 from segtrans.threat import LInf
 from segtrans.transforms import Remap, Rescale, Resize
 from segtrans.universal import Universal
+from segtrans.worst import WorstCase
+
+# SEA's code begins SegPGD's weights anew with every stage; here they go on.
+SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
+SEA_OBJECTIVES = (MaskedCrossEntropy(), SegPGD(), JensenShannon(), Spherical())
 
 ENTRIES = (
     Entry(
@@ -66,6 +71,11 @@ ENTRIES = (
         paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
     ),
     Entry(
+        name="sea", attack=WorstCase(attacks=tuple(compose(SEA, objective) for objective in SEA_OBJECTIVES)),
+        title="SEA: image by image the worst of four losses, each by Auto-PGD within shrinking radii",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
         name="margin", attack=compose(PGD, Margin()),
         title="logit margin (Carlini and Wagner), per pixel",
         paper="arXiv:1608.04644", venue="S&P 2017", family="segmentation", provenance="paper",
@@ -99,7 +109,7 @@ ENTRIES = (
     Entry(
         name="alma-prox",
         attack=compose(LInf(1), AugmentedLagrangian(), Proximal(), Attack(iterations=500, step_size=0.001)),
-        title="augmented Lagrangian with proximal steps: the least perturbation for 99 % of the pixels, without a budget",
+        title="augmented Lagrangian, proximal steps: the least perturbation for 99 % of the pixels, no budget",
         paper="arXiv:2206.07179", venue="CVPR 2023", family="segmentation", provenance="code",
     ),
     Entry(

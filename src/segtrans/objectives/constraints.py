@@ -35,7 +35,9 @@ class PixelMultipliers(Objective):
     def bind(self, run: Run) -> Constrained:
         if run.attack.transforms:
             name, other = type(self).__name__, type(run.attack.transforms[0]).__name__
-            raise UsageError(f"objective {name} has a multiplier per pixel, so {other} may not move pixels; leave it out")
+            raise UsageError(
+                f"objective {name} has a multiplier per pixel, so {other} may not move pixels; leave it out"
+            )
         state: Constrained | None = None
 
         def constrained(view: View) -> Tensor:
@@ -170,8 +172,8 @@ class PrimalDual(PixelMultipliers):
     shares with the perturbation's norm (primal-dual gradient descent, Matyasko & Chau, arXiv 2106.01538, per pixel as
     in the library adv-lib). f_other is the largest wrong logit; towards a target the difference is the other way round.
 
-    A weight is a pixel's odds over one plus the sum of all odds, the one being the norm's, averaged over iterations. Its
-    odds grow by the factor exp(rate) while the pixel is right and shrink by it while it is wrong.
+    A weight is a pixel's odds over one plus the sum of all odds, the one being the norm's, averaged over iterations.
+    Its odds grow by the factor exp(rate) while the pixel is right and shrink by it while it is wrong.
 
     Attributes:
         ratio: the norm's weight at first, relative to that of all pixels together.
