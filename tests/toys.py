@@ -24,6 +24,7 @@ from segtrans.goals import Towards
 from segtrans.objectives import Objective
 from segtrans.random import Draw, derive
 from segtrans.run import Run, View
+from segtrans.steps import Proximal
 from segtrans.transforms import (
     Admix,
     CellMask,
@@ -45,6 +46,7 @@ from segtrans.transforms import (
     UniformScale,
     Warp,
 )
+from segtrans.worst import AnyAttack, WorstCase
 
 CLASSES = 3
 SIZE = (17, 22)
@@ -187,11 +189,14 @@ def parts_of(kind: type) -> dict[str, type]:
     return {name: part for name, part in PARTS.items() if issubclass(part, kind)}
 
 
-def few(attack: Attack, most: int = 3) -> Attack:
+def few(attack: AnyAttack, most: int = 3) -> AnyAttack:
     """The attack with at most so many copies, neighbours, samples or steps inside wherever fewer make it cheaper.
 
     No law knows how many there are, and an entry may take hundreds of gradients a step.
     """
+
+    if isinstance(attack, WorstCase):
+        return attack
 
     def fewer(part: Any) -> Any:
         for field in fields(part):
@@ -213,20 +218,27 @@ def _cost(part: Part) -> int:
     return compose(part).evaluations
 
 
-def _quick(attack: Attack, iterations: int) -> Attack:
+def changed(attack: AnyAttack, **settings: Any) -> AnyAttack:
+    """An attack, or every attack of a worst case, with other settings."""
+    if isinstance(attack, WorstCase):
+        return WorstCase(attacks=tuple(replace(one, **settings) for one in attack.attacks))
+    return replace(attack, **settings)
+
+
+def _quick(attack: AnyAttack, iterations: int) -> AnyAttack:
     """A few iterations show what many would."""
-    return replace(few(attack), iterations=min(attack.iterations, iterations))
+    return changed(few(attack), iterations=min(attack.iterations, iterations))
 
 
-def reaches_inside(attack: Attack) -> bool:
+def reaches_inside(attack: AnyAttack) -> bool:
     """Whether an attack needs a surrogate with layers, of which the simplest toys have none."""
-    return bool(attack.backward) or attack.objective.layer is not None
+    return any(one.backward or one.objective.layer is not None for one in attack.attacks)
 
 
-def _attacks() -> Iterator[tuple[str, Attack]]:
+def _attacks() -> Iterator[tuple[str, AnyAttack]]:
     for name, entry in ENTRIES.items():
-        # The step is larger with fewer iterations where it is a share of the budget.
-        yield name, _quick(entry.attack, 4)
+        # Where the perturbation is kept small, it takes some time until there is one at all.
+        yield name, _quick(entry.attack, 40 if isinstance(entry.attack.attacks[0].step, Proximal) else 4)
     for name, part in PARTS.items():
         yield f"{name}()", _quick(compose(part()), 2)
         if issubclass(part, Transform) and part is not Rescale:  # whose batch has one size, and so one copy
@@ -240,7 +252,7 @@ ATTACKS = dict(_attacks())
 SEPARATE = {name: attack for name, attack in ATTACKS.items() if not attack.shared}
 """Attacks whose images have nothing to do with each other, whatever batch they are in."""
 
-BY_THEMSELVES = {name: attack for name, attack in ATTACKS.items() if not isinstance(attack.goal, Towards)}
+BY_THEMSELVES = {name: attack for name, attack in ATTACKS.items() if not isinstance(attack.attacks[0].goal, Towards)}
 """Attacks that choose their labels where the caller gives none."""
 
 TRANSFORMS: dict[str, Transform] = {

@@ -45,6 +45,21 @@ class Result:
     failed: Tensor
     evaluations: int
 
+    def checked(self) -> Tensor:
+        """The adversarial images.
+
+        Raises:
+            NonFiniteError: the model returned NaN or infinite values for an image.
+        Warns:
+            ZeroGradientWarning: an image's gradient was zero throughout.
+        """
+        if self.failed.any():
+            raise NonFiniteError(self.failed.nonzero().flatten().tolist())
+        if self.stalled.any():
+            places = ", ".join(map(str, self.stalled.nonzero().flatten().tolist()))
+            warnings.warn(f"zero gradient for image(s) {places} of the batch", ZeroGradientWarning, stacklevel=3)
+        return self.adversarial
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
@@ -83,6 +98,14 @@ class Attack:
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
             raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")
+        if self.step.uses_remaining and not self.objective.uses_logits:
+            step, objective = type(self.step).__name__, type(self.objective).__name__
+            raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")
+
+    @property
+    def attacks(self) -> tuple["Attack", ...]:
+        """Itself: what asks several attacks for their parts need not know that this is one."""
+        return (self,)
 
     @property
     def copies(self) -> int:
@@ -95,13 +118,18 @@ class Attack:
         return self._evaluations_per_iteration(1)
 
     @property
+    def preparation(self) -> int:
+        """Gradient evaluations before the first iteration."""
+        return self.objective.preparation
+
+    @property
     def evaluations(self) -> int:
         """Gradient evaluations per image on a single surrogate, known without running anything."""
         return self.evaluations_on(1)
 
     def evaluations_on(self, members: int) -> int:
         """Gradient evaluations per image on an ensemble of so many members, each of which counts for itself."""
-        return self.objective.preparation + self.iterations * self._evaluations_per_iteration(members)
+        return self.preparation + self.iterations * self._evaluations_per_iteration(members)
 
     def _evaluations_per_iteration(self, members: int) -> int:
         return _cost(self.gradients, members, self.copies * passes(self.transforms))
@@ -144,20 +172,10 @@ class Attack:
         return attack
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, **options: Any) -> Tensor:
-        """The adversarial images; arguments as in :meth:`perturb`.
-
-        Raises:
-            NonFiniteError: the model returned NaN or infinite values for an image.
-        Warns:
-            ZeroGradientWarning: an image's gradient was zero throughout.
+        """The adversarial images, or the error and the warning of :meth:`Result.checked`; arguments as in
+        :meth:`perturb`.
         """
-        result = self.perturb(model, x, y, **options)
-        if result.failed.any():
-            raise NonFiniteError(result.failed.nonzero().flatten().tolist())
-        if result.stalled.any():
-            places = ", ".join(map(str, result.stalled.nonzero().flatten().tolist()))
-            warnings.warn(f"zero gradient for image(s) {places} of the batch", ZeroGradientWarning, stacklevel=2)
-        return result.adversarial
+        return self.perturb(model, x, y, **options).checked()
 
     def perturb(
         self,

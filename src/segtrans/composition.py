@@ -24,6 +24,7 @@ from segtrans.objectives import Objective
 from segtrans.steps import Step
 from segtrans.threat import Threat
 from segtrans.transforms import Transform
+from segtrans.worst import AnyAttack, WorstCase
 
 Part = Threat | Area | Goal | Objective | Transform | Backward | GradientTransform | Step
 
@@ -69,11 +70,12 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
     return replace(result, **{name: (*getattr(result, name), term)})
 
 
-def read(text: str, named: Mapping[str, Attack]) -> Attack:
+def read(text: str, named: Mapping[str, AnyAttack]) -> AnyAttack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
-    The ``named`` attacks come before parts of the same name, and take their settings too. Values are numbers, fractions
-    (``8/255``), strings, booleans and tuples.
+    The ``named`` attacks come before parts of the same name, and take their settings too. Where one is the worst case
+    of several attacks, settings and other terms are for each of these. Values are numbers, fractions (``8/255``),
+    strings, booleans and tuples.
 
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
@@ -81,11 +83,13 @@ def read(text: str, named: Mapping[str, Attack]) -> Attack:
     terms = [term.strip() for term in _split(text)]
     if not all(terms):
         raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")
-    result = Attack()
+    results = (Attack(),)
     for term in terms:
-        value, settings = _term(term, named)
-        result = _joined(result, value, settings)
-    return result
+        values, settings = _term(term, named)
+        results = tuple(_joined(result, value, settings) for result in results for value in values)
+    # What made attacks different may have been overridden.
+    results = tuple(dict.fromkeys(results))
+    return results[0] if len(results) == 1 else WorstCase(attacks=results)
 
 
 def _split(text: str) -> list[str]:
@@ -100,8 +104,8 @@ def _split(text: str) -> list[str]:
     return terms
 
 
-def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collection[str]]:
-    """What one term spells, and the settings it gives."""
+def _term(text: str, named: Mapping[str, AnyAttack]) -> tuple[tuple[Part | Attack, ...], Collection[str]]:
+    """What one term spells, a part or one or several attacks, and the settings it gives."""
     match = re.fullmatch(r"([\w-]+)\s*(\(.*\))?", text, re.DOTALL)
     if match is None:
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
@@ -109,31 +113,31 @@ def _term(text: str, named: Mapping[str, Attack]) -> tuple[Part | Attack, Collec
     if name in named:
         # An attack named after its part, such as admix, takes the settings of both.
         part = PARTS.get(name)
-        make, kinds = partial(_with, named[name], part), (Attack,) if part is None else (Attack, part)
+        makes = [partial(_with, attack, part) for attack in named[name].attacks]
+        kinds = (Attack,) if part is None else (Attack, part)
         allowed = _OWN if part is None else _OWN | {f.name for f in fields(part)}
     elif name in PARTS:
-        make, kinds = PARTS[name], (PARTS[name],)
+        makes, kinds = [PARTS[name]], (PARTS[name],)
         allowed = {f.name for f in fields(PARTS[name])}
     else:
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
         if key not in allowed:
-            raise UsageError(f"{unknown(f'setting of {name}', key, allowed)}{_whose(key, named.get(name))}")
+            whose = _whose(key, named[name].attacks) if name in named else ""
+            raise UsageError(f"{unknown(f'setting of {name}', key, allowed)}{whose}")
     try:
-        value = make(**settings)
+        values = tuple(make(**settings) for make in makes)
     except TypeError:
         _check_types(name, kinds, settings)
         raise
     _check_types(name, kinds, settings)
-    return value, settings
+    return values, settings
 
 
-def _whose(key: str, attack: Attack | None) -> str:
+def _whose(key: str, attacks: tuple[Attack, ...]) -> str:
     """Where a setting is that a named attack does not take itself, to be said after an error."""
-    if attack is None:
-        return ""
-    parts = [getattr(attack, name) for name in _ONE.values()]
-    parts += [part for name in _SEVERAL.values() for part in getattr(attack, name)]
+    parts = [getattr(attack, name) for attack in attacks for name in _ONE.values()]
+    parts += [part for attack in attacks for name in _SEVERAL.values() for part in getattr(attack, name)]
     owners = (type(part).__name__.lower() for part in parts if key in {f.name for f in fields(part)})
     owner = next(owners, "")
     return f"; its part {owner} has one, so spell the attack out, with {owner}({key}=…)" if owner else ""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
 from segtrans.features import find_layer, forward_with
+from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Run:
         weights: (N, M) how much the objective of each of the M members of an ensemble counts; None leaves that to the
             ensemble.
         losses: (N,) what the objective was at the last gradient.
+        norm_weight: (N,) how much the perturbation's norm weighs against the objective, for steps that keep it small;
+            one pixel's share of a mean over pixels, unless the objective says otherwise.
         shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
             None outside a gradient.
         evaluations: gradient evaluations spent per image so far, each one forward and backward pass of one network.
@@ -114,7 +117,17 @@ class Run:
         self._transforms = attack.transforms
         self._adjustments: dict[int, Tensor] = {}
         self._first = 0  # of the items in hand, over all copies of all images
+        self._pixels = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        self.norm_weight = 1 / (self.y != VOID).sum((1, 2)).clamp_min(1).to(x.dtype)
         self._loss = attack.objective.bind(self)
+
+    @property
+    def remaining(self) -> Tensor:
+        """(N,) the share of valid pixels where the attack was not done yet at the last gradient: still right or, with
+        a target, still elsewhere. Counted for steps that ask for it.
+        """
+        left, valid = self._pixels.unbind(1)
+        return left / valid.clamp_min(1)
 
     @cached_property
     def clean_logits(self) -> Tensor:
@@ -180,7 +193,7 @@ class Run:
         """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies."""
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        total = torch.zeros_like(z)
+        total, self._pixels = torch.zeros_like(z), torch.zeros_like(self._pixels)
         self.losses = self._swept(z, total)
         self._alive |= (total != 0).flatten(1).any(1)
         asked = len(self.members) if self.weights is None else int((self.weights != 0).sum(1).max())
@@ -258,8 +271,13 @@ class Run:
 
     def _loss_of(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
         self.shown = places, copy
-        loss = self._loss(self._view(model, z, places, copy))
+        view = self._view(model, z, places, copy)
+        loss = self._loss(view)
         self.shown = None
+        if self.attack.step.uses_remaining:
+            valid = view.labels != VOID
+            counts = torch.stack([unfinished(view, self) & valid, valid], 1).flatten(2).sum(2)
+            self._pixels.index_add_(0, places, counts)
         return loss
 
     def _view(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> View:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class Step(ABC):
     """
 
     shared: ClassVar[bool] = False
+
+    @property
+    def uses_remaining(self) -> bool:
+        """Whether :attr:`Run.remaining` is looked at."""
+        return False
 
     @abstractmethod
     def bind(self, run: Run) -> StepFunction:
@@ -109,8 +114,7 @@ class Adam(Step):
     floor: float = 1e-8
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"Adam betas is {self.betas}; allowed are two numbers from 0 to below 1")
+        check_betas("Adam", self.betas)
         if not 0 < self.floor < math.inf:
             raise UsageError(f"Adam floor is {self.floor}; allowed are numbers above 0")
 
@@ -128,6 +132,12 @@ class Adam(Step):
             return run.threat.project(adversarial + run.alpha / (1 - one**count) * mean / scale, run.x)
 
         return adam
+
+
+def check_betas(name: str, betas: tuple[float, float]) -> None:
+    """UsageError unless both decays are at least 0 and below 1."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UsageError(f"{name} betas is {betas}; allowed are two numbers from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,19 +201,22 @@ class Adaptive(Step):
 
     T iterations are T gradient evaluations and T-1 steps: the original with T-1 iterations, which spends one evaluation
     more than it has iterations. A single iteration steps without looking. The attack's step size has no say. What is
-    best is judged by the objective where the gradient was last asked, so the rule goes with gradients of z alone; SEA's
-    code judges by accuracy instead.
+    best is judged by the objective where the gradient was last asked, so the rule goes with gradients of z alone.
 
     Attributes:
         momentum: weight of the new move; the last one has the rest.
         progress: share of the steps between two checks that must gain, or the step is halved.
         stages: (share of the iterations, factor of the radius) one after the other, each a search of its own that
             begins at the best point of the one before, projected; ((0.3, 2), (0.3, 1.5), (0.4, 1)) is SEA's schedule.
+        judge: what a stage leaves to the next, and the last one returns: the point of the highest ``"objective"``, or
+            as in SEA's code that of the lowest ``"accuracy"`` (with a target, the fewest pixels elsewhere), since an
+            objective of unfinished pixels falls as they are finished. Steps are halved by the objective in any case.
     """
 
     momentum: float = 0.75
     progress: float = 0.75
     stages: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    judge: Literal["objective", "accuracy"] = "objective"
 
     def __post_init__(self) -> None:
         check_number("Adaptive momentum", self.momentum, 0, 1)
@@ -214,6 +227,12 @@ class Adaptive(Step):
                 f"Adaptive stages is {self.stages}; allowed are pairs of positive numbers (share, factor) "
                 "whose shares add up to 1 and whose last factor is 1"
             )
+        if self.judge not in ("objective", "accuracy"):
+            raise UsageError(f"Adaptive judge is {self.judge!r}; allowed are 'objective' and 'accuracy'")
+
+    @property
+    def uses_remaining(self) -> bool:
+        return self.judge == "accuracy"
 
     def bind(self, run: Run) -> StepFunction:
         ends = [round(share * run.iterations) for share in accumulate(share for share, _ in self.stages)]
@@ -229,7 +248,7 @@ class Adaptive(Step):
             search.look(adversarial, gradient)
             if run.iteration + 1 < end:
                 return search.step()
-            point = search.best if search.steps else search.step()
+            point = search.found if search.steps else search.step()
             search = None
             plan.pop(0)
             return (plan[0][1] if plan else run.threat).project(point, run.x)
@@ -251,7 +270,9 @@ class _Search:
     def look(self, point: Tensor, gradient: Tensor) -> None:
         """Takes in the gradient and the objective at ``point``, and halves steps where that is due."""
         loss = self.run.losses.view(-1, 1, 1, 1)
+        merit = loss if self.rule.judge == "objective" else -self.run.remaining.view(-1, 1, 1, 1)
         if self.looks == 0:
+            self.found, self.merit = point, merit
             self.best, self.best_gradient, self.highest = point, gradient, loss
             self.before, self.highest_at_check = point, loss
             self.gains, self.halved = torch.zeros_like(loss), torch.ones_like(loss, dtype=torch.bool)
@@ -259,6 +280,8 @@ class _Search:
             better = loss > self.highest
             self.best, self.best_gradient = point.where(better, self.best), gradient.where(better, self.best_gradient)
             self.highest = loss.where(better, self.highest)
+            finer = merit > self.merit
+            self.found, self.merit = point.where(finer, self.found), merit.where(finer, self.merit)
             self.gains = self.gains + (loss > self.last)
             self.since += 1
         self.looks, self.last, self.point, self.gradient = self.looks + 1, loss, point, gradient
@@ -282,3 +305,91 @@ class _Search:
         moved = point + (ahead - point) * weight + (point - self.before) * (1 - weight)
         self.before = point
         return self.ball.project(moved, x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(Step):
+    """Steps that make the objective large and the perturbation's L-inf norm small: along the gradient in a metric that
+    follows its size, then the proximal operator of the norm in the same metric (ALMA-prox, Rony et al., CVPR 2023,
+    arXiv 2206.07179; with momentum PDPGD's proximal Adam, Matyasko & Chau, arXiv 2106.01538).
+
+    Returned is, image by image, the smallest perturbation looked at that leaves no more than the share ``rest`` of the
+    valid pixels to be done; where there is none, the one that left least. Only the box bounds the search: with
+    ``LInf(1)`` that perturbation is the result, and a smaller budget projects it at the end. T iterations look at T
+    points, the first of which is the start, and take T-1 steps.
+
+    Attributes:
+        rest: share of an image's valid pixels.
+        betas: decay of the gradient's and of its square's running mean; the metric is the root of the latter.
+        final: the step size at the end, as a share of the attack's.
+        floor: added to the metric.
+        wait: hold the step size until an image is done for the first time, at most for half of the iterations, and
+            then shorten it like 1/t; otherwise shorten it exponentially from the start.
+    """
+
+    rest: float = 0.01
+    betas: tuple[float, float] = (0.0, 0.8)
+    final: float = 0.1
+    floor: float = 1e-20
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("Proximal rest", self.rest, 0, 1)
+        check_betas("Proximal", self.betas)
+        check_number("Proximal final", self.final, 1e-6, 1)
+        check_number("Proximal floor", self.floor, 1e-30)
+
+    @property
+    def uses_remaining(self) -> bool:
+        return True
+
+    def bind(self, run: Run) -> StepFunction:
+        (one, two), x = self.betas, run.x
+        best, mean, square = x, torch.zeros_like(x), torch.zeros_like(x)
+        norm, lowest = (torch.full_like(x[:, 0, 0, 0], math.inf) for _ in range(2))
+        half = run.iterations // 2
+        since, reached = torch.full_like(norm, half), torch.zeros_like(norm, dtype=torch.bool)
+
+        def look(adversarial: Tensor) -> None:
+            nonlocal best, norm, lowest, since, reached
+            left, now = run.remaining, (adversarial - x).abs().amax((1, 2, 3))
+            done = left <= self.rest
+            better = torch.where(reached, done & (now <= norm), left <= lowest)
+            best = adversarial.where(better.view(-1, 1, 1, 1), best)
+            norm, lowest = now.where(better, norm), left.to(lowest).where(better, lowest)
+            since = since.where(reached | ~done, min(run.iteration, half))
+            reached = reached | done
+
+        def proximal(adversarial: Tensor, gradient: Tensor) -> Tensor:
+            nonlocal mean, square
+            look(adversarial)
+            t, count = run.iteration, run.iteration + 1
+            if count == run.iterations:
+                return run.threat.project(best, x)
+            size = torch.full_like(norm, self.final ** (t / run.iterations))
+            if self.wait:
+                scale = self.final * (run.iterations - since)
+                size = scale / (scale + (1 - self.final) * (t - since).clamp_min(0))
+            size = run.alpha * size.view(-1, 1, 1, 1)
+            mean = one * mean + (1 - one) * gradient
+            square = two * square + (1 - two) * gradient.square()
+            metric = (square / (1 - two**count)).sqrt() + self.floor
+            moved = adversarial - x + size / (1 - one**count) * mean / metric
+            return x + shrunk(moved, metric, size.flatten() * run.norm_weight, -x, 1 - x)
+
+        return proximal
+
+
+def shrunk(delta: Tensor, metric: Tensor, amount: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The proximal operator of ``amount`` (N,) times the L-inf norm, within bounds that hold zero: the d between
+    ``low`` and ``high`` that minimises amount·max|d| + Σ metric·(d - delta)² / 2, image by image; all others are
+    (N, 3, H, W).
+    """
+    inside = delta.clamp(low, high)
+    # The solution cuts what is inside off at a level: the one where the pull of what is cut, a sum that falls with the
+    # level and jumps where a bound ends, passes through the amount.
+    ends, order = inside.abs().flatten(1).sort(1, descending=True)
+    weights = metric.flatten(1).gather(1, order)
+    pull = (weights * delta.abs().flatten(1).gather(1, order)).cumsum(1)
+    level = ((pull - amount[:, None]) / weights.cumsum(1)).minimum(ends).amax(1).clamp_min(0).view(-1, 1, 1, 1)
+    return inside.clamp(-level, level)

@@ -18,7 +18,8 @@ from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
 from segtrans.universal import Universal
-from toys import Context, images, labels
+from segtrans.worst import WorstCase
+from toys import Context, changed, images, labels
 
 each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 each_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -160,7 +161,7 @@ def test_entries_are_complete(entry: Entry) -> None:
 @each_entry
 def test_entries_are_spelled_by_their_name(entry: Entry) -> None:
     assert attack(entry.name) == entry.attack
-    assert attack(f"{entry.name}(iterations=3)") == replace(entry.attack, iterations=3)
+    assert attack(f"{entry.name}(iterations=3)") == changed(entry.attack, iterations=3)
 
 
 @each_entry
@@ -172,7 +173,7 @@ def test_evaluations_are_known_before_running(entry: Entry) -> None:
 @each_entry
 def test_repr_is_the_value(entry: Entry) -> None:
     names = {cls.__name__: cls for cls in PARTS.values()}
-    assert eval(repr(entry.attack), {**names, "Attack": Attack}) == entry.attack
+    assert eval(repr(entry.attack), {**names, "Attack": Attack, "WorstCase": WorstCase}) == entry.attack
 
 
 def test_no_two_entries_are_the_same_attack() -> None:

@@ -1,7 +1,6 @@
 """Law 1: budget, box and 8-bit grid hold for every registered attack, on disk too."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from segtrans.attack import Attack
 from segtrans.io import read_image, to_pixels, to_tensor, write_image
 from segtrans.threat import L2, LInf, Threat
-from toys import Context, each_attack, images, labels
+from toys import Context, changed, each_attack, images, labels
 
 THREATS = [LInf("8/255"), LInf("4/255"), LInf(0.05), LInf(1.0), L2(0.5), L2(3)]
 each_threat = pytest.mark.parametrize("threat", THREATS, ids=repr)
@@ -23,7 +22,7 @@ MODEL = Context().float()
 @each_threat
 @each_attack
 def test_attacks_stay_in_ball_and_box_and_on_the_grid(attack: Attack, threat: Threat, tmp_path: Path) -> None:
-    adversarial = replace(attack, threat=threat)(MODEL, X, Y)
+    adversarial = changed(attack, threat=threat)(MODEL, X, Y)
     check_ball(threat, adversarial)
     check_grid(threat, adversarial, tmp_path)
 

@@ -53,7 +53,8 @@ def test_labels_move_with_pixels(transform: Transform, batch: int, size: tuple[i
 USED = {
     f"{name}: {t!r}": t
     for name, entry in ENTRIES.items()
-    for t in entry.attack.transforms
+    for attack in entry.attack.attacks
+    for t in attack.transforms
     if not isinstance(t, REPAINTING)
 }
 

@@ -114,6 +114,6 @@ def test_an_attack_leaves_unread_pixels_alone() -> None:
 def test_every_attack_moves_something() -> None:
     """Otherwise the equalities above would hold for want of an effect."""
     for name, attack in ATTACKS.items():
-        allowed = run_of(attack, X, Y, MODEL).allowed.expand_as(X)
+        allowed = run_of(attack.attacks[0], X, Y, MODEL).allowed.expand_as(X)
         moved = (attack(MODEL, X, Y) != X)[allowed].double().mean()
         assert moved > 0.5 or name == "clean", name

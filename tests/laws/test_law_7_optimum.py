@@ -12,7 +12,7 @@ from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read
 from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
-from segtrans.steps import Patchwise
+from segtrans.steps import Patchwise, Proximal
 from segtrans.threat import L2
 from segtrans.transforms import Transform
 from toys import (
@@ -55,15 +55,17 @@ def pulls_everywhere(objective: Objective) -> bool:
 
 # Transformations, smoothing, patch-wise steps and a shared perturbation give the pixels a common fate, in a hidden area
 # nothing is gained on a model of single pixels, and features are something else; of what is left the optimum is known.
+# Steps that keep the perturbation small have another one, in test_minimum_norm.py.
 DIRECT = {
     name: entry.attack
     for name, entry in ENTRIES.items()
-    if entry.attack.iterations
+    if isinstance(entry.attack, Attack)
+    and entry.attack.iterations
     and not reaches_inside(entry.attack)
     and not entry.attack.transforms
     and not entry.attack.shared
     and not entry.attack.area.hidden
-    and not isinstance(entry.attack.step, Patchwise)
+    and not isinstance(entry.attack.step, Patchwise | Proximal)
     and not any(isinstance(g, Smooth) for g in entry.attack.gradients)
     and pulls_everywhere(entry.attack.objective)
 }

@@ -38,7 +38,7 @@ def test_a_constant_model_is_reported(attack: Attack) -> None:
     assert result.adversarial.isfinite().all()
     assert result.stalled.tolist() == [attack.iterations > 0] * 4
     assert not result.failed.any()
-    if not attack.random_start:
+    if not attack.attacks[0].random_start:
         assert torch.equal(result.adversarial, X)
     if attack.iterations:
         with pytest.warns(ZeroGradientWarning, match=r"zero gradient for image\(s\) 0, 1, 2, 3 "):

@@ -147,7 +147,7 @@ def _attack(name: str) -> dict[str, Any]:
         "iterations": 0 if control else 10,
         "step_size": 0.8 / 255,
         "gradient_evaluations_per_iteration": 1,
-        "gradient_evaluations_of_preparation": entry.attack.objective.preparation if entry else 0,
+        "gradient_evaluations_of_preparation": entry.attack.preparation if entry else 0,
     }
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segtrans.attack import Attack
 from segtrans.bench.plan import Plan, Unit, make_plan
 from segtrans.bench.results import as_csv, document
 from segtrans.bench.runner import Outcome, execute
@@ -12,6 +11,7 @@ from segtrans.errors import UsageError
 from segtrans.io import write_json, write_text
 from segtrans.models import SegModel
 from segtrans.spec import RunConfig, make_config
+from segtrans.worst import AnyAttack
 
 __all__ = ["Outcome", "Plan", "RunConfig", "Unit", "execute", "make_plan", "run", "save"]
 
@@ -21,7 +21,7 @@ def run(
     *,
     data: Dataset | str | None = None,
     models: Mapping[str, SegModel] | None = None,
-    attacks: Mapping[str, Attack] | list[str] | tuple[str, ...] | str | None = None,
+    attacks: Mapping[str, AnyAttack] | list[str] | tuple[str, ...] | str | None = None,
     quiet: bool = False,
     **values: Any,
 ) -> dict[str, Any]:

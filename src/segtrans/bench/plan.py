@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 import segtrans
-from segtrans.attack import Attack
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
@@ -20,6 +19,7 @@ from segtrans.goals import Towards
 from segtrans.io import file_hash
 from segtrans.models import SegModel, load_model
 from segtrans.spec import RunConfig
+from segtrans.worst import AnyAttack
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
@@ -48,7 +48,7 @@ class Plan:
     data: Dataset
     models: dict[str, SegModel]
     hashes: dict[str, str]
-    attacks: dict[str, Attack]
+    attacks: dict[str, AnyAttack]
     device: torch.device
     store: Store
     surroundings: str
@@ -124,7 +124,7 @@ def make_plan(
     config: RunConfig,
     data: Dataset | None = None,
     models: Mapping[str, SegModel] | None = None,
-    attacks: Mapping[str, Attack] | None = None,
+    attacks: Mapping[str, AnyAttack] | None = None,
 ) -> Plan:
     """Resolve every name of a configuration.
 
@@ -144,7 +144,7 @@ def make_plan(
         for name in config.attacks
     }
     for name, attack in found_attacks.items():
-        if isinstance(attack.goal, Towards):
+        if any(isinstance(part.goal, Towards) for part in attack.attacks):
             raise UsageError(
                 f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
             )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import segtrans
-from segtrans.attack import Attack
 from segtrans.bench.plan import Plan, Unit, members, versions
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard
@@ -32,6 +31,7 @@ from segtrans.catalogue import ENTRIES
 from segtrans.metrics import Counts, interval, resamples
 from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
+from segtrans.worst import AnyAttack
 
 LEAST_SHARE = 0.01
 """Where a model's own prediction is the reference, classes with less than this share of it are left out of mIoU: they
@@ -199,10 +199,10 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
     }
 
 
-def _gradients(attack: Attack) -> dict[str, int]:
+def _gradients(attack: AnyAttack) -> dict[str, int]:
     return {
         "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
-        "gradient_evaluations_of_preparation": attack.objective.preparation,
+        "gradient_evaluations_of_preparation": attack.preparation,
     }
 
 

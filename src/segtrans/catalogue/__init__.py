@@ -2,10 +2,10 @@
 combined is said in :mod:`segtrans.composition`.
 """
 
-from segtrans.attack import Attack
 from segtrans.catalogue import backward, controls, ensembles, features, goals, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
+from segtrans.worst import AnyAttack
 
 __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
@@ -13,7 +13,7 @@ FAMILIES = (controls, gradients, steps, inputs, backward, features, ensembles, s
 ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
 
 
-def attack(text: str) -> Attack:
+def attack(text: str) -> AnyAttack:
     """The attack that ``text`` spells in the language of :func:`segtrans.composition.read`, such as ``"mi"``,
     ``"mi(iterations=20)"`` or ``"segpgd + remap(grid=3) + mi"``.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from segtrans.attack import Attack
 from segtrans.gradients import Momentum
+from segtrans.worst import AnyAttack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Entry:
     """
 
     name: str
-    attack: Attack
+    attack: AnyAttack
     title: str
     paper: str
     venue: str

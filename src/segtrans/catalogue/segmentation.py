@@ -5,22 +5,29 @@ from segtrans.attack import Attack
 from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
 from segtrans.objectives import (
+    AugmentedLagrangian,
     BalancedCrossEntropy,
     Cosine,
     CosPGD,
     JensenShannon,
     Margin,
     MaskedCrossEntropy,
+    PrimalDual,
     Prototype,
     SegPGD,
     Spherical,
     TwoStage,
     WrongClass,
 )
-from segtrans.steps import Proportional
+from segtrans.steps import Adaptive, Proportional, Proximal
 from segtrans.threat import LInf
 from segtrans.transforms import Remap, Rescale, Resize
 from segtrans.universal import Universal
+from segtrans.worst import WorstCase
+
+# SEA's code begins SegPGD's weights anew with every stage; here they go on.
+SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
+SEA_OBJECTIVES = (MaskedCrossEntropy(), SegPGD(), JensenShannon(), Spherical())
 
 ENTRIES = (
     Entry(
@@ -64,6 +71,11 @@ ENTRIES = (
         paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
     ),
     Entry(
+        name="sea", attack=WorstCase(attacks=tuple(compose(SEA, objective) for objective in SEA_OBJECTIVES)),
+        title="SEA: image by image the worst of four losses, each by Auto-PGD within shrinking radii",
+        paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
+    ),
+    Entry(
         name="margin", attack=compose(PGD, Margin()),
         title="logit margin (Carlini and Wagner), per pixel",
         paper="arXiv:1608.04644", venue="S&P 2017", family="segmentation", provenance="paper",
@@ -93,6 +105,21 @@ ENTRIES = (
         attack=compose(LInf(1), WrongClass(), Proportional(), Attack(iterations=200, step_size=0.5 / 255)),
         title="dense adversary generation as published: no budget, until 99 % of the pixels are wrong",
         paper="arXiv:1703.08603", venue="ICCV 2017", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="alma-prox",
+        attack=compose(LInf(1), AugmentedLagrangian(), Proximal(), Attack(iterations=500, step_size=0.001)),
+        title="augmented Lagrangian, proximal steps: the least perturbation for 99 % of the pixels, no budget",
+        paper="arXiv:2206.07179", venue="CVPR 2023", family="segmentation", provenance="code",
+    ),
+    Entry(
+        name="pdpgd",
+        attack=compose(
+            LInf(1), PrimalDual(), Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False),
+            Attack(iterations=500, step_size=0.01),
+        ),
+        title="primal-dual proximal gradient descent: as alma-prox, with dual variables",
+        paper="arXiv:2106.01538", venue="arXiv 2021", family="segmentation", provenance="third-party",
     ),
     Entry(
         name="indirect", attack=compose(PGD, Classes()),

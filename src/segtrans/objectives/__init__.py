@@ -1,6 +1,7 @@
 """What an attack maximises: a loss per image, averaged over that image's valid pixels and never over the batch."""
 
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
+from segtrans.objectives.constraints import AugmentedLagrangian, PrimalDual
 from segtrans.objectives.divergences import Cosine, JensenShannon, Margin, Spherical, WrongClass
 from segtrans.objectives.features import (
     Attribution,
@@ -23,6 +24,7 @@ from segtrans.objectives.pixels import (
 
 __all__ = [
     "Attribution",
+    "AugmentedLagrangian",
     "BalancedCrossEntropy",
     "CopySimilarity",
     "CosPGD",
@@ -35,6 +37,7 @@ __all__ = [
     "Margin",
     "MaskedCrossEntropy",
     "Objective",
+    "PrimalDual",
     "Projection",
     "Prototype",
     "RegionWeighted",

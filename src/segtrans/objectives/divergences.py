@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _STREAM = 999
 
 
+def margins(view: View) -> Tensor:
+    """The largest logit of a wrong class minus that of the label, (B, H, W); of class 0 where void."""
+    index = view.labels.where(view.labels != VOID, 0)[:, None]
+    return view.logits.scatter(1, index, -math.inf).amax(1) - at_label(view.logits, view.labels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JensenShannon(Objective):
     """Jensen–Shannon divergence between the softmax and the one-hot label, log 2 + (p log p - (1+p) log(1+p)) / 2 of
@@ -77,9 +83,7 @@ class Margin(Objective):
             raise UsageError(f"Margin confidence is {self.confidence}; allowed are numbers from 0, and None")
 
     def __call__(self, view: View, run: Run) -> Tensor:
-        index = view.labels.where(view.labels != VOID, 0)[:, None]
-        wrong = view.logits.scatter(1, index, -math.inf).amax(1)
-        margin = wrong - at_label(view.logits, view.labels)
+        margin = margins(view)
         if self.confidence is not None:
             margin = margin.clamp_min(-self.confidence) if run.targeted else margin.clamp_max(self.confidence)
         return valid_mean(margin, view.labels)

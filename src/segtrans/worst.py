@@ -1,0 +1,134 @@
+"""Several attacks as one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segtrans.attack import Attack, Model, Result
+from segtrans.data.base import VOID
+from segtrans.errors import UsageError
+from segtrans.goals import Untargeted
+from segtrans.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """Runs several attacks and keeps of every image the adversarial image on which the surrogate's pixel accuracy is
+    lowest, that of the first attack where several are equal (SEA, Croce et al., ECCV 2024, arXiv 2306.12941). It is
+    used like an :class:`~segtrans.attack.Attack`, and costs what its attacks cost together.
+
+    For the lowest mIoU the paper re-assigns images to attacks so as to harm the set of images as a whole. That is not
+    done here, since an image's result would depend on other images.
+
+    Attributes:
+        attacks: they share a budget, and lead away from the labels.
+
+    Raises:
+        UsageError: no attack, attacks of different budgets, or one towards labels.
+    """
+
+    attacks: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        budgets = {repr(attack.threat) for attack in self.attacks}
+        if len(budgets) != 1:
+            found = " and ".join(sorted(budgets)) or "none"
+            raise UsageError(f"WorstCase attacks have the budgets {found}; allowed are attacks of one and the same")
+        for attack in self.attacks:
+            if attack.goal != Untargeted():
+                goal = type(attack.goal).__name__
+                raise UsageError(f"WorstCase attacks have the goal {goal}; allowed are attacks away from the labels")
+
+    @property
+    def threat(self) -> Threat:
+        """The budget."""
+        return self.attacks[0].threat
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the longest attack."""
+        return max(attack.iterations for attack in self.attacks)
+
+    @property
+    def alpha(self) -> float:
+        """The largest step size."""
+        return max(attack.alpha for attack in self.attacks)
+
+    @property
+    def copies(self) -> int:
+        """Transformed copies per gradient, at most."""
+        return max(attack.copies for attack in self.attacks)
+
+    @property
+    def evaluations_per_iteration(self) -> int:
+        """Gradient evaluations for one iteration of every attack."""
+        return sum(attack.evaluations_per_iteration for attack in self.attacks)
+
+    @property
+    def preparation(self) -> int:
+        """Gradient evaluations before the first iteration, of all attacks."""
+        return sum(attack.preparation for attack in self.attacks)
+
+    @property
+    def evaluations(self) -> int:
+        """Gradient evaluations per image, of all attacks."""
+        return self.evaluations_on(1)
+
+    def evaluations_on(self, members: int) -> int:
+        """As :meth:`Attack.evaluations_on`, of all attacks."""
+        return sum(attack.evaluations_on(members) for attack in self.attacks)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one of the attacks has a perturbation that images of a batch share."""
+        return any(attack.shared for attack in self.attacks)
+
+    def configured(self, **settings: Any) -> "WorstCase":
+        """Every attack under a common protocol, as :meth:`Attack.configured`."""
+        return replace(self, attacks=tuple(attack.configured(**settings) for attack in self.attacks))
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, **options: Any) -> Tensor:
+        """The adversarial images, or the error and the warning of :meth:`Attack.__call__`."""
+        return self.perturb(model, x, y, **options).checked()
+
+    def perturb(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        chunk: int | None = None,
+        on_iteration: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Attack a batch; arguments as in :meth:`Attack.perturb`, and every attack gets the same seed. An image counts
+        as stalled or failed where it is so for every attack. ``on_iteration`` is called attack by attack.
+        """
+        found = [
+            attack.perturb(model, x, y, chunk=chunk, on_iteration=on_iteration, **options) for attack in self.attacks
+        ]
+        size = max(1, len(x) if chunk is None else chunk)
+        labels = _predicted(model, x, size)[0] if y is None else y
+        worst, fewest = x.detach(), torch.full((len(x),), torch.inf, device=x.device)
+        for result in found:
+            predicted, finite = _predicted(model, result.adversarial, size)
+            right = ((predicted == labels) & (labels != VOID)).sum((1, 2))
+            better = (right < fewest) & finite & ~result.failed
+            worst = result.adversarial.where(better.view(-1, 1, 1, 1), worst)
+            fewest = right.where(better, fewest)
+        stalled, failed = (torch.stack([getattr(r, name) for r in found]).all(0) for name in ("stalled", "failed"))
+        return Result(worst, stalled, failed, evaluations=sum(result.evaluations for result in found))
+
+
+AnyAttack = Attack | WorstCase
+"""What has a budget and a price, and makes adversarial images."""
+
+
+def _predicted(model: Model, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Class ids (N, H, W), and for which images the logits were finite."""
+    with torch.no_grad():
+        logits = [model(part) for part in images.split(size)]
+    return torch.cat([z.max(1).indices for z in logits]), torch.cat([z.isfinite().flatten(1).all(1) for z in logits])
