@@ -186,7 +186,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
 
 def _gradients(attack: Attack) -> dict[str, int]:
     return {
-        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
+        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration if attack.iterations else 0,
         "gradient_evaluations_of_preparation": attack.objective.preparation,
     }
 
