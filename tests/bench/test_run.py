@@ -457,11 +457,11 @@ def test_documents_are_strict_json_and_csv(go: Callable[..., dict[str, Any]], tm
 
 
 def test_costs_tell_of_gradients_before_the_first_iteration(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    result = go(attacks=["mi", "fia", "ila"])
+    result = go(attacks=["noise", "mi", "fia", "ila"])
     with (tmp_path / "run" / "costs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = ("gradient_evaluations_of_preparation", "gradient_evaluations_per_iteration", "gradient_evaluations")
-    expected = {"mi": [0, 1, 3], "fia": [30, 1, 33], "ila": [10, 1, 13]}
+    expected = {"noise": [0, 0, 0], "mi": [0, 1, 3], "fia": [30, 1, 33], "ila": [10, 1, 13]}
     assert {cost["attack"]: [cost[name] for name in names] for cost in result["costs"]} == expected
     assert {row["attack"]: [int(row[name]) for name in names] for row in rows} == expected
     assert {name: [found[names[0]], found[names[1]]] for name, found in result["attacks"].items()} == {

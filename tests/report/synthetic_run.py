@@ -79,7 +79,7 @@ def make_run(
                 "seed": seed,
                 "images": 7,
                 "gradient_evaluations": _attack(a)["gradient_evaluations_of_preparation"] + _attack(a)["iterations"],
-                "gradient_evaluations_per_iteration": 1,
+                "gradient_evaluations_per_iteration": _attack(a)["gradient_evaluations_per_iteration"],
                 "gradient_evaluations_of_preparation": _attack(a)["gradient_evaluations_of_preparation"],
                 "seconds": 12.5,
                 "seconds_per_image": 12.5 / 7,
@@ -146,7 +146,7 @@ def _attack(name: str) -> dict[str, Any]:
         "eps": "8/255",
         "iterations": 0 if control else 10,
         "step_size": 0.8 / 255,
-        "gradient_evaluations_per_iteration": 1,
+        "gradient_evaluations_per_iteration": 0 if control else 1,
         "gradient_evaluations_of_preparation": entry.attack.preparation if entry else 0,
     }
 

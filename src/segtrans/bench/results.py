@@ -201,7 +201,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
 
 def _gradients(attack: AnyAttack) -> dict[str, int]:
     return {
-        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration,
+        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration if attack.iterations else 0,
         "gradient_evaluations_of_preparation": attack.preparation,
     }
 

@@ -171,7 +171,7 @@ def ranking(document: Document) -> list[Ranked]:
             title=document["attacks"][attack]["title"],
             place=None if is_control(document, attack) else place,
             scores=scores[attack],
-            evaluations_per_iteration=_evaluations_per_iteration(document, attack),
+            evaluations_per_iteration=document["attacks"][attack]["gradient_evaluations_per_iteration"],
             preparation=document["attacks"][attack]["gradient_evaluations_of_preparation"],
             seconds_per_image=_seconds_per_image(unit for unit in document["costs"] if unit["attack"] == attack),
         )
@@ -195,11 +195,6 @@ def headline(document: Document) -> str:
     return f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}" + (
         f" ({', '.join(compared)})." if compared else "."
     )
-
-
-def _evaluations_per_iteration(document: Document, attack: str) -> int:
-    entry = document["attacks"][attack]
-    return entry["gradient_evaluations_per_iteration"] if entry["iterations"] else 0
 
 
 def _seconds_per_image(costs: Iterable[dict[str, Any]]) -> float | None:
@@ -339,7 +334,7 @@ def costs(document: Document) -> list[Cost]:
             surrogate=surrogate,
             images=sum(unit["images"] for unit in units),
             gradient_evaluations=units[0]["gradient_evaluations"],
-            gradient_evaluations_per_iteration=_evaluations_per_iteration(document, attack),
+            gradient_evaluations_per_iteration=units[0]["gradient_evaluations_per_iteration"],
             gradient_evaluations_of_preparation=units[0]["gradient_evaluations_of_preparation"],
             seconds=sum(unit["seconds"] for unit in units),
             seconds_per_image=_seconds_per_image(units),
