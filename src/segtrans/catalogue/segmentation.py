@@ -4,6 +4,7 @@ from segtrans.areas import Classes, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
+from segtrans.gradients import Smooth
 from segtrans.objectives import (
     AugmentedLagrangian,
     BalancedCrossEntropy,
@@ -137,8 +138,18 @@ ENTRIES = (
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     Entry(
-        name="segtrans", attack=compose(SegPGD(), Remap(), MI),
+        name="segtrans", attack=compose(SegPGD(), Remap(), Smooth(size=7), MI),
         title="SegTrans, our reconstruction from its abstract",
+        paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
+    ),
+    Entry(
+        name="segtrans-k5", attack=compose(SegPGD(), Remap(copies=5), Smooth(size=7), MI),
+        title="SegTrans, our reconstruction from its abstract, with five copies per gradient",
+        paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
+    ),
+    Entry(
+        name="segtrans-k20", attack=compose(SegPGD(), Remap(copies=20), Smooth(size=7), MI),
+        title="SegTrans, our reconstruction from its abstract, with twenty copies per gradient",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
 )  # fmt: skip

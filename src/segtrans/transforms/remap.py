@@ -31,7 +31,7 @@ class Remap(Transform):
 
     grid: int | tuple[int, ...] = (1, 2)
     cuts: Literal["random", "even"] = "random"
-    window: tuple[float, float] = (0.4, 1.0)
+    window: tuple[float, float] = (0.5, 1.0)
     flip: Literal["none", "horizontal", "both"] = "horizontal"
 
     def __post_init__(self) -> None:
