@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segtrans.attack import Attack
-from segtrans.catalogue import ENTRIES, compose
+from segtrans.catalogue import ENTRIES
+from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
+from segtrans.objectives.constraints import PixelMultipliers
 from segtrans.objectives.features import PreparedObjective
+from segtrans.steps import Proximal
 from segtrans.transforms import Transform
-from toys import Context, few, images, labels, parts_of
+from segtrans.worst import AnyAttack
+from toys import Context, changed, few, images, labels, parts_of
 
 SIZES = [(65, 97), (128, 128), (160, 96)]
 TRANSFORMS = parts_of(Transform)
@@ -38,9 +41,14 @@ class Coarse(nn.Module):
 MODEL = Coarse()
 
 
-def partners(attack: Attack) -> list[str]:
-    """The transformations that an attack may be mixed with: those weighing the clean image's features refuse some."""
-    still = isinstance(attack.objective, PreparedObjective)
+def partners(attack: AnyAttack) -> list[str]:
+    """The transformations that an attack may be mixed with: those weighing the clean image's features refuse some, and
+    those with a multiplier per pixel all.
+    """
+    objectives = [one.objective for one in attack.attacks]
+    if any(isinstance(objective, PixelMultipliers) for objective in objectives):
+        return []
+    still = any(isinstance(objective, PreparedObjective) for objective in objectives)
     return [name for name, part in TRANSFORMS.items() if not (still and part.moves)]
 
 
@@ -48,20 +56,23 @@ def mixed() -> Iterator[tuple[str, tuple[int, int], str]]:
     """Entry, size and transformation; each entry meets three of these one after the other."""
     for place, (name, entry) in enumerate(ENTRIES.items()):
         names = partners(entry.attack)
-        for number, size in enumerate(SIZES):
+        for number, size in enumerate(SIZES if names else ()):
             yield name, size, names[(place + number) % len(names)]
 
 
 MIXED = list(mixed())
 
 
-def affordable(attack: Attack) -> Attack:
-    """Two iterations, so that what is kept between them is used, but one where each takes many gradients."""
+def affordable(attack: AnyAttack) -> AnyAttack:
+    """Two iterations, so that what is kept between them is used, but one where each takes many gradients, and more
+    where the perturbation is kept small, since it takes some time until there is one at all.
+    """
     attack = few(attack, most=2)
-    return replace(attack, iterations=min(attack.iterations, 2 if attack.evaluations_per_iteration <= 4 else 1))
+    most = 40 if isinstance(attack.attacks[0].step, Proximal) else 2 if attack.evaluations_per_iteration <= 4 else 1
+    return changed(attack, iterations=min(attack.iterations, most))
 
 
-def check(attack: Attack, size: tuple[int, int]) -> None:
+def check(attack: AnyAttack, size: tuple[int, int]) -> None:
     attack = affordable(attack)
     x, y = images(3, size), labels(3, size, block=9)
     y[2] = VOID
@@ -80,12 +91,12 @@ def check(attack: Attack, size: tuple[int, int]) -> None:
         alone = attack(MODEL, x[:1], y[:1], region=region)
         assert torch.equal(result.adversarial[:1], alone), "the batch does not matter"
         assert result.stalled.tolist() == [False, False, attack.iterations > 0]
-        assert attack.random_start or not moved[2].any(), "an image of void has no gradient"
-    nothing = replace(attack, threat=replace(attack.threat, eps=0))
+        assert any(one.random_start for one in attack.attacks) or not moved[2].any(), "an image of void has no gradient"
+    nothing = changed(attack, threat=replace(attack.threat, eps=0))
     assert torch.equal(nothing(MODEL, x[:1], y[:1]), x[:1])
 
 
-def stays_inside(attack: Attack, adversarial: Tensor, x: Tensor) -> None:
+def stays_inside(attack: AnyAttack, adversarial: Tensor, x: Tensor) -> None:
     threat = attack.threat
     assert adversarial.isfinite().all()
     assert 0 <= adversarial.min() <= adversarial.max() <= 1
@@ -103,7 +114,7 @@ def test_every_entry(name: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("name", "size", "transform"), MIXED, ids=str)
 def test_every_entry_with_one_more_transformation(name: str, size: tuple[int, int], transform: str) -> None:
-    check(compose(ENTRIES[name].attack, TRANSFORMS[transform]()), size)
+    check(read(f"{name} + {transform}()"), size)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
