@@ -116,7 +116,7 @@ class WorstCase:
         for result in found:
             predicted, finite = _predicted(model, result.adversarial, size)
             right = ((predicted == labels) & (labels != VOID)).sum((1, 2))
-            better = (right < fewest) & finite & ~result.failed
+            better = (right < fewest) & finite
             worst = result.adversarial.where(better.view(-1, 1, 1, 1), worst)
             fewest = right.where(better, fewest)
         stalled, failed = (torch.stack([getattr(r, name) for r in found]).all(0) for name in ("stalled", "failed"))

@@ -183,6 +183,26 @@ def test_dual_variables_weigh_pixels_against_the_norm() -> None:
     assert torch.allclose(run.norm_weight, 1 / odds, rtol=1e-9)
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_steps_shorten(wait: bool) -> None:
+    """Under a constant gradient, and with a norm that weighs nothing, every step is as long as the step size."""
+    count, final, alpha = 10, 0.2, 0.002
+    run = run_of(Attack(step=Proximal(final=final, wait=wait), iterations=count, step_size=alpha), X, Y)
+    run.norm_weight = torch.zeros(2, dtype=X.dtype)
+    step, at = run.attack.step.bind(run), X
+    for run.iteration in range(count - 1):
+        # The first image is done from the fourth look on, the second at the last alone.
+        run._pixels = torch.tensor([[run.iteration < 3, 1], [run.iteration < 8, 1]]).long()
+        moved = step(at, torch.ones_like(X))
+        for image, begun in enumerate((3, 5)):
+            ahead = max(run.iteration - begun, 0)
+            shrink = final / (1 - final) * (count - begun)
+            share = shrink / (ahead + shrink) if wait else final ** (run.iteration / count)
+            length = (moved - at)[image]
+            assert torch.allclose(length, torch.full_like(length, alpha * share), rtol=1e-9)
+        at = moved
+
+
 def test_the_norm_weighs_one_pixel_unless_the_objective_says_otherwise() -> None:
     run = run_of(Attack(), X, Y)
     assert torch.allclose(run.norm_weight, 1 / (Y != VOID).sum((1, 2)).double())
@@ -193,6 +213,9 @@ def test_what_remains_is_counted_over_copies() -> None:
     run = run_of(attack, X, Y)
     run.gradient(X)
     assert torch.equal(run.remaining, left(PixelLinear(), X, Y))
+    towards = run_of(compose(attack, Towards()), X, Y)
+    towards.gradient(X)
+    assert torch.allclose(run.remaining + towards.remaining, torch.ones(2))
     run = run_of(Attack(), X, Y)
     run.gradient(X)
     assert (run.remaining == 0).all(), "only for steps that ask for it"

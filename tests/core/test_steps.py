@@ -300,6 +300,23 @@ def test_the_best_point_is_returned(targeted: bool, monkeypatch: pytest.MonkeyPa
         assert (values[best] < 0) == targeted
 
 
+@pytest.mark.parametrize("objective", ["maskedcrossentropy", "crossentropy"])
+def test_accuracy_may_judge(objective: str) -> None:
+    """Each stage leaves the first of the points with the fewest pixels right that it looked at."""
+    text = f"{objective} + adaptive(stages=((0.5, 2), (0.5, 1)), judge='accuracy') + bim(iterations=20)"
+    attack, model = read(text), Seen()
+    found = attack(model, X, Y)
+    right = torch.stack([((MODEL(z).argmax(1) == Y) & (Y != 255)).sum((1, 2)) for z in model.images])
+    differs = 0
+    for index in range(3):
+        first, second = (min(range(a, a + 10), key=right[:, index].tolist().__getitem__) for a in (0, 10))
+        assert torch.equal(model.images[10][index], attack.threat.project(model.images[first], X)[index])
+        assert torch.equal(found[index], model.images[second][index])
+        differs += second != 19
+    assert differs, "the last point is not always the best"
+    assert not torch.equal(found, read(f"{text} + {text.replace('accuracy', 'objective')}")(MODEL, X, Y))
+
+
 def test_adaptive_steps_need_no_step_size_and_beat_fixed_ones() -> None:
     apgd, bim = read("adaptive + bim(iterations=30)"), read("bim(iterations=30)")
     assert torch.equal(apgd(MODEL, X, Y), replace(apgd, step_size=0.001)(MODEL, X, Y))
@@ -327,6 +344,7 @@ def test_a_constant_objective_leaves_adaptive_steps_in_place() -> None:
         (lambda: Adaptive(momentum=1.1), "Adaptive momentum is 1.1; allowed are numbers from 0 to 1"),
         (lambda: Adaptive(progress=math.nan), "Adaptive progress is nan; allowed are numbers from 0 to 1"),
         (lambda: Adaptive(stages=()), r"Adaptive stages is \(\); allowed are pairs"),
+        (lambda: Adaptive(judge="x"), "Adaptive judge is 'x'; allowed are 'objective' and 'accuracy'"),
         (lambda: Adaptive(stages=((1, 2),)), "Adaptive stages is .*; allowed are pairs"),
         (lambda: Adaptive(stages=((0.5, 2), (0.4, 1))), "Adaptive stages is .*; allowed are pairs"),
         (lambda: Adaptive(stages=((1.5, 2), (-0.5, 1))), "Adaptive stages is .*; allowed are pairs"),

@@ -26,7 +26,7 @@ from toys import Constant, Context, images, labels
 
 X, Y = images(6), labels(6)
 MODEL = Context()
-MEMBERS = tuple(map(read, ("noise", "mi(iterations=2)", "segpgd + remap(copies=2)")))
+MEMBERS = tuple(map(read, ("noise", "mi(iterations=2)", "bim(step_size=0.0017) + scale(copies=2)")))
 WORST = WorstCase(attacks=MEMBERS)
 
 
@@ -77,6 +77,21 @@ def test_iterations_are_reported_attack_by_attack() -> None:
     seen: list[int] = []
     WORST.perturb(MODEL, X[:1], Y[:1], on_iteration=seen.append)
     assert seen == [0, 1, *range(10)]
+
+
+def test_void_is_never_right_even_where_a_class_has_its_number() -> None:
+    def model(z: Tensor) -> Tensor:
+        return torch.cat([MODEL(z), z.new_zeros(len(z), 252, *z.shape[2:]), 40 * z[:, :1] - 20], 1)
+
+    y = MODEL(X).argmax(1)
+    y[:, :, 2:] = VOID
+    attacks = (read("noise"), read("pgd(iterations=1)"), read("bim(iterations=1)"))
+    alone = [attack(model, X, y) for attack in attacks]
+    found = WorstCase(attacks=attacks)(model, X, y)
+    scores = torch.stack([right(z, y, model) for z in alone])
+    assert torch.equal(right(found, y, model), scores.min(0).values)
+    whole = torch.stack([(model(z).argmax(1) == y).sum((1, 2)) for z in alone])
+    assert (scores.gather(0, whole.argmin(0)[None])[0] > scores.min(0).values).any(), "it would make a difference"
 
 
 class Fails(Context):

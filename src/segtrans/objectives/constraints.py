@@ -66,8 +66,8 @@ class AugmentedLagrangian(PixelMultipliers):
 
     The penalty is m y + m r y² + r² y³ / 6 where y >= 0 and m y / (1 - max(r, 1) y) elsewhere, the paper's P2. Its
     slope becomes the next multiplier m, after a running mean; r grows where a pixel has not been wrong since the last
-    check and its y has not fallen. The authors' code has m y for the first term of the slope where y >= 0, so that
-    hardly any force is on pixels close to the boundary; here the slope is the penalty's own.
+    check and its y has not fallen. The authors' code has m y for the first term of the slope where y >= 0; here the
+    slope is the penalty's own.
 
     Attributes:
         rest: an image is done when no more than this share of its valid pixels is left. Up to that share, which rises
