@@ -11,6 +11,7 @@ from segtrans.catalogue import ENTRIES, attack
 from segtrans.data import load_data
 from segtrans.goals import Towards
 from segtrans.spec import make_config, read_config
+from segtrans.zoo import cards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -37,3 +38,10 @@ def test_the_catalogues_table_has_every_attack() -> None:
             attack(text)
     left_out = {name for name, e in ENTRIES.items() if any(isinstance(a.goal, Towards) for a in e.attack.attacks)}
     assert ENTRIES.keys() - listed == left_out | {"ops"}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "study").glob("*.yaml")), ids=lambda path: path.stem)
+def test_studies_resolve(path: Path) -> None:
+    config = make_config(read_config(path))
+    assert len({attack(text) for text in config.attacks}) == len(config.attacks), "no attack is there twice"
+    assert {f"zoo:{name}" for name in cards()} >= {*config.surrogates}
