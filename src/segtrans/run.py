@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
 from segtrans.features import find_layer, forward_with
+from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, checked_weights
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -88,12 +89,12 @@ class Run:
         seed: int = 0,
         chunk: int | None = None,
     ) -> None:
-        _check_images(x)
+        check_images(x)
         self.attack, self.model, self.threat = attack, model, attack.threat
         self.x = x.detach()
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
-        self.weights = None if weights is None else _checked_weights(weights, (len(x), len(self.members)))
+        self.weights = None if weights is None else checked_weights(weights, (len(x), len(self.members)))
         if weights is not None and any(part.apart for part in attack.gradients):
             raise UsageError("weights are given for an attack that weighs the members of an ensemble itself")
         self.evaluations = 0
@@ -108,10 +109,10 @@ class Run:
         self._alive = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.losses = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         if y is not None:
-            _check_labels(y, x)
+            check_labels(y, x)
         self.y = attack.goal.labels(self, y)
         area = attack.area.mask(self.x, self.y)
-        self.allowed = area & _region(region, x)
+        self.allowed = area & allowed_region(region, x)
         if attack.area.hidden:
             self.y = self.y.where(~area[:, 0], VOID)
         self._transforms = attack.transforms
@@ -135,7 +136,7 @@ class Run:
         with torch.no_grad():
             parts = [(part, self.model(part)) for part in self.x.split(self.chunk)]
         for part, logits in parts:
-            _check_logits(logits, part)
+            check_logits(logits, part)
         return torch.cat([logits for _, logits in parts])
 
     @property
@@ -329,8 +330,8 @@ class Run:
 
     def check(self, logits: Tensor, images: Tensor) -> None:
         """ModelError unless ``logits`` are some of ``images`` at their size, UsageError for labels they do not know."""
-        _check_logits(logits, images)
-        _check_classes(self.y, logits.shape[1])
+        check_logits(logits, images)
+        check_classes(self.y, logits.shape[1])
 
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""
@@ -360,58 +361,3 @@ def _gradients(losses: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if len(known) == len(leaves):
             return known
     raise ModelError("the model's output does not depend on its input differentiably, so it cannot be a surrogate")
-
-
-def _check_images(x: Tensor) -> None:
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or x.numel() == 0:
-        raise UsageError(f"images are {x.dtype} {tuple(x.shape)}; expected floating point (N, 3, H, W) in [0, 1]")
-    low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise UsageError(f"images range from {float(low):g} to {float(high):g}; expected values in [0, 1]")
-
-
-def _check_labels(y: Tensor, x: Tensor) -> None:
-    expected = (len(x), *x.shape[-2:])
-    if y.dtype != torch.int64 or tuple(y.shape) != expected:
-        raise UsageError(f"labels are {y.dtype} {tuple(y.shape)}; expected torch.int64 {expected}")
-
-
-def _check_classes(y: Tensor, classes: int) -> None:
-    wrong = (y != VOID) & ((y < 0) | (y >= classes))
-    if wrong.any():
-        raise UsageError(
-            f"labels contain {int(y[wrong][0])}; the surrogate has {classes} classes, "
-            f"so allowed are 0 to {classes - 1} and {VOID} (void)"
-        )
-
-
-def _check_logits(logits: Any, z: Tensor) -> None:
-    if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[-2:] != z.shape[-2:]:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            f"the model returned {shape} for images {tuple(z.shape)}; expected logits (N, C, H, W) at input size, "
-            "which segtrans.models.SegModel makes of any network"
-        )
-
-
-def _checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
-    fits = weights.is_floating_point() and tuple(weights.shape) == expected and bool(weights.isfinite().all())
-    if not fits or not weights.any(1).all():
-        raise UsageError(
-            f"weights are {weights.dtype} {tuple(weights.shape)}; expected finite floating point {expected}, for each "
-            "image one per member of the surrogate and not all of them 0"
-        )
-    return weights.detach()
-
-
-def _region(region: Tensor | None, x: Tensor) -> Tensor:
-    """The pixels that may change, broadcastable to ``x``."""
-    if region is None:
-        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=x.device)
-    sizes = (x.shape[-2:], (1, *x.shape[-2:]), (len(x), *x.shape[-2:]))
-    if region.dtype != torch.bool or tuple(region.shape) not in map(tuple, sizes):
-        raise UsageError(
-            f"region is {region.dtype} {tuple(region.shape)}; "
-            f"expected torch.bool (H, W) or (N, H, W) for images {tuple(x.shape)}"
-        )
-    return region.view(-1, 1, *region.shape[-2:])

@@ -1,0 +1,42 @@
+"""The picture of docs/zoo.md from a finished run of configs/diversity.yaml.
+
+python benchmarks/diversity_figure.py runs/diversity docs/diversity.png
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from segtrans.report.content import pairs, percent, read_document, short_names, surrogates, targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run of one attack")
+    parser.add_argument("picture", type=Path, help="where to write the picture")
+    arguments = parser.parse_args()
+    document = read_document(arguments.run)
+    (attack,) = document["attacks"]
+    found, names = pairs(document), short_names(document)
+    rows, columns = surrogates(document), targets(document)
+    values = [[100 * (found[attack, s, t].asr_miou or 0) for t in columns] for s in rows]
+
+    figure, axes = plt.subplots(figsize=(1.5 + 0.95 * len(columns), 1.6 + 0.5 * len(rows)), layout="constrained")
+    axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=100, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, percent(value / 100), ha="center", va="center", color="white" if value > 65 else "black")
+    axes.set_xticks(range(len(columns)), [names[t].replace("-", "\n") for t in columns], fontsize=8)
+    axes.set_yticks(range(len(rows)), [names[s] for s in rows], fontsize=8)
+    axes.set_xlabel("scored on")
+    axes.set_ylabel("made on")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"asr_miou in % under {attack}, {document['data']['images']} images", fontsize=10)
+    figure.savefig(arguments.picture, dpi=130)
+    print(f"wrote {arguments.picture}")
+
+
+if __name__ == "__main__":
+    main()

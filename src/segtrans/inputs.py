@@ -1,0 +1,64 @@
+"""What an attack is given, checked before anything is done with it: one sentence for whatever is wrong."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segtrans.data.base import VOID
+from segtrans.errors import ModelError, UsageError
+
+
+def check_images(x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or x.numel() == 0:
+        raise UsageError(f"images are {x.dtype} {tuple(x.shape)}; expected floating point (N, 3, H, W) in [0, 1]")
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise UsageError(f"images range from {float(low):g} to {float(high):g}; expected values in [0, 1]")
+
+
+def check_labels(y: Tensor, x: Tensor) -> None:
+    expected = (len(x), *x.shape[-2:])
+    if y.dtype != torch.int64 or tuple(y.shape) != expected:
+        raise UsageError(f"labels are {y.dtype} {tuple(y.shape)}; expected torch.int64 {expected}")
+
+
+def check_classes(y: Tensor, classes: int) -> None:
+    wrong = (y != VOID) & ((y < 0) | (y >= classes))
+    if wrong.any():
+        raise UsageError(
+            f"labels contain {int(y[wrong][0])}; the surrogate has {classes} classes, "
+            f"so allowed are 0 to {classes - 1} and {VOID} (void)"
+        )
+
+
+def check_logits(logits: Any, z: Tensor) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[-2:] != z.shape[-2:]:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"the model returned {shape} for images {tuple(z.shape)}; expected logits (N, C, H, W) at input size, "
+            "which segtrans.models.SegModel makes of any network"
+        )
+
+
+def checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
+    fits = weights.is_floating_point() and tuple(weights.shape) == expected and bool(weights.isfinite().all())
+    if not fits or not weights.any(1).all():
+        raise UsageError(
+            f"weights are {weights.dtype} {tuple(weights.shape)}; expected finite floating point {expected}, for each "
+            "image one per member of the surrogate and not all of them 0"
+        )
+    return weights.detach()
+
+
+def allowed_region(region: Tensor | None, x: Tensor) -> Tensor:
+    """The pixels that may change, broadcastable to ``x``."""
+    if region is None:
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=x.device)
+    sizes = (x.shape[-2:], (1, *x.shape[-2:]), (len(x), *x.shape[-2:]))
+    if region.dtype != torch.bool or tuple(region.shape) not in map(tuple, sizes):
+        raise UsageError(
+            f"region is {region.dtype} {tuple(region.shape)}; "
+            f"expected torch.bool (H, W) or (N, H, W) for images {tuple(x.shape)}"
+        )
+    return region.view(-1, 1, *region.shape[-2:])
