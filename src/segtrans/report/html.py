@@ -20,6 +20,7 @@ from segtrans.io import write_text
 from segtrans.report import content
 from segtrans.report.content import Document, Pair, percent
 from segtrans.report.pictures import Picture
+from segtrans.report.plot import Plot, cost_plot
 
 PICTURE_BYTES = 3_000_000
 """What all embedded pictures may weigh together; base64 adds a third, and the page should stay below 5 MB."""
@@ -92,8 +93,8 @@ def write_page(run: Path, pictures: Sequence[Picture] = ()) -> Path:
     return path
 
 
-def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) -> str:
-    """The page as text, with ``shown`` of the ``drawn`` pictures inside it."""
+def _environment() -> jinja2.Environment:
+    """Templates that escape what they are given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -104,6 +105,17 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
     filters = {"percent": percent, "seconds": content.seconds, "count": content.counted, "breakable": breakable}
     filters |= {"signed": content.signed, "ends": content.ends}
     cast(dict[str, Any], environment.filters).update(filters)
+    return environment
+
+
+def plots(document: Document) -> list[Plot]:
+    """Cost against success for wide and for narrow screens, since letters must not shrink with the page."""
+    sizes = ((760, 440, "wide"), (350, 400, "narrow"))
+    return [plot for size in sizes if (plot := cost_plot(document, *size)) is not None]
+
+
+def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) -> str:
+    """The page as text, with ``shown`` of the ``drawn`` pictures inside it."""
     names = content.short_names(document)
     values: dict[str, Any] = {
         "document": document,
@@ -113,6 +125,7 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "blocks": content.ranked_blocks(document),
         "ranking": content.ranking(document),
         "leads": content.leads(document),
+        "plots": plots(document),
         "targets": content.targets(document),
         "matrices": matrices(document),
         "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
@@ -127,7 +140,7 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
     }
-    return environment.get_template("page.html.jinja").render(values)
+    return _environment().get_template("page.html.jinja").render(values)
 
 
 def breakable(name: str) -> Markup:
