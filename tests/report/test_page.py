@@ -262,6 +262,20 @@ def test_a_baseline_gets_a_table_of_leads(tmp_path: Path) -> None:
     assert "Lead over" not in read(write_page(tmp_path)).words
 
 
+def test_classes_show_what_they_lose(tmp_path: Path) -> None:
+    attacks = ["noise", *(f"mi(decay=0.{i})" for i in range(9))]
+    make_run(tmp_path, attacks=attacks, labelled=True, images={}, seeds=[0])
+    text = write_page(tmp_path).read_text(encoding="utf-8")
+    found = read(tmp_path / "report.html")
+    assert "classes" in found.ids
+    assert text.count('<td class="h12" title="aeroplane: IoU 60.0 → 0.0">60</td>') == 10
+    assert text.count('<td class="" title="bicycle: IoU – → –">–</td>') == 10
+    assert text.count('<td class="h0" title="boat: IoU 40.0 → 41.0">−1</td>') == 10
+    assert "2 more attacks" in found.words
+    make_run(tmp_path, images={})
+    assert "classes" not in read(write_page(tmp_path)).ids
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.0855, "+8.6"), (-0.02, "−2.0"), (0.0001, "0.0"), (None, "–")])
 def test_differences_carry_their_sign(value: float | None, text: str) -> None:
     assert signed(value) == text

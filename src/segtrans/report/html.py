@@ -29,6 +29,9 @@ _WIDTHS = (1800, 1500, 1200, 1000, 800, 640)
 _LEAST_BYTES = 90_000  # below this a picture is of no use, so fewer are embedded instead
 _SHOWN = 0.62  # of its pixels: letters as large as the page's, and sharp on fine screens
 
+MOST_DROPS = 8
+"""Attacks whose drops per class are seen at once; the others' unfold."""
+
 HEAT_STEPS = 20
 # From nothing to everything, for a white and for a dark page.
 _LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
@@ -102,7 +105,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"percent": percent, "seconds": content.seconds, "count": content.counted, "breakable": breakable}
+    filters = {
+        "percent": percent,
+        "seconds": content.seconds,
+        "count": content.counted,
+        "breakable": breakable,
+        "heat": heat_class,
+    }
     filters |= {"signed": content.signed, "ends": content.ends}
     cast(dict[str, Any], environment.filters).update(filters)
     return environment
@@ -128,6 +137,8 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "plots": plots(document),
         "targets": content.targets(document),
         "matrices": matrices(document),
+        "drops": content.class_drops(document),
+        "most_drops": MOST_DROPS,
         "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
         "figures": shown,
         "left_out": max(0, drawn - len(shown)),
