@@ -15,5 +15,5 @@ def write_report(run: Path) -> list[Path]:
         DataError: the folder holds no result, or an image in it is damaged.
     """
     pictures = draw_pictures(run)
-    page = write_page(run, pictures)
+    page = write_page(run)
     return [page, run / "pictures"] if pictures else [page]
