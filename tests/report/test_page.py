@@ -102,8 +102,8 @@ def test_white_box_and_blocks_are_told_apart(tmp_path: Path) -> None:
     assert len(re.findall(r'<td class="h\d+ white-box"', text)) == 12
     assert len(re.findall(r'<td class="h\d+ same-backbone"', text)) == 12
     assert len(re.findall(r'<td class="h\d+ other-backbone"', text)) == 12
-    assert "other backbone</th>" in text
-    assert "same backbone</th>" in text
+    assert "other backbone<br>asr_miou</th>" in text
+    assert "same backbone<br>asr_miou</th>" in text
     assert "pictures" not in read(tmp_path / "report.html").ids
 
 
@@ -192,6 +192,20 @@ def test_heat_cells_can_be_read(anchors: tuple[tuple[int, int, int], ...]) -> No
             (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) for colour in (h.background, h.ink)
         )
         assert page.contrast(background, ink) >= 4.5
+
+
+def test_words_can_be_read_in_both_colour_schemes(tmp_path: Path) -> None:
+    make_run(tmp_path, images={})
+    text = write_page(tmp_path).read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--([a-z]+): (#[0-9a-f]+)", block)) for block in re.findall(r":root {(.*?)}", text, re.S)[:2]
+    )
+    for scheme in (light, dark):
+        short = {k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in scheme.items()}
+        rgb = {k: (int(v[1:3], 16), int(v[3:5], 16), int(v[5:7], 16)) for k, v in short.items()}
+        for words in ("ink paper", "quiet paper", "quiet faint", "accent paper", "ink bar", "ink warn"):
+            ink, paper = words.split()
+            assert page.contrast(rgb[ink], rgb[paper]) >= 4.5
 
 
 def test_contrast_is_that_of_the_standard() -> None:
