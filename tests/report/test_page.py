@@ -54,8 +54,8 @@ def read(path: Path) -> Checker:
 
 def test_page_holds_everything_and_fetches_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, labelled=True)
-    written, pictures = write_report(tmp_path)
-    assert (written, pictures) == (tmp_path / "report.html", tmp_path / "pictures")
+    written, *folders = write_report(tmp_path)
+    assert [written, *folders] == [tmp_path / name for name in ("report.html", "pictures", "figures")]
     text = written.read_text(encoding="utf-8")
     assert not re.search(r"https?:|url\((?!data:)|@import|//\w+\.", text)
     found = read(written)
@@ -183,7 +183,7 @@ def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
     assert write_report(tmp_path)[0].read_bytes() == first
 
 
-@pytest.mark.parametrize("anchors", [page._LIGHT_HEAT, page._DARK_HEAT])
+@pytest.mark.parametrize("anchors", [page.LIGHT_HEAT, page.DARK_HEAT])
 def test_heat_cells_can_be_read(anchors: tuple[tuple[int, int, int], ...]) -> None:
     scale = page.heat(anchors)
     assert [h.step for h in scale] == list(range(page.HEAT_STEPS + 1))

@@ -16,6 +16,7 @@ from segtrans.bench.summary import WHITE_BOX
 from segtrans.data.base import Colour
 from segtrans.io import write_text
 from segtrans.report import content
+from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import Document, Pair, percent
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.plot import Plot, cost_plot
@@ -25,8 +26,8 @@ MOST_DROPS = 8
 
 HEAT_STEPS = 20
 # From nothing to everything, for a white and for a dark page.
-_LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
-_DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
+LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
+DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,21 @@ class Heat:
     ink: str
 
 
-def write_page(run: Path) -> Path:
-    """Write ``RUN/report.html`` from the run's ``result.json`` and its pictured images.
+def write_page(run: Path, against: Path | None = None) -> Path:
+    """Write ``RUN/report.html`` from the run's ``result.json`` and its pictured images, and compare it with the run in
+    ``against``.
 
     Raises:
-        DataError: the folder holds no result, or an image in it is damaged.
+        DataError: a folder holds no result, or an image in it is damaged.
     """
     document = content.read_document(run)
+    comparison = None if against is None else compare(document, content.read_document(against), str(against))
     path = run / "report.html"
-    write_text(path, render(document, examples(run, document)))
+    write_text(path, render(document, examples(run, document), comparison))
     return path
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Templates that escape what they are given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -103,8 +106,8 @@ def plots(document: Document) -> list[Plot]:
     return [plot for size in sizes if (plot := cost_plot(document, *size)) is not None]
 
 
-def render(document: Document, shown: Sequence[Example] = ()) -> str:
-    """The page as text, with these of the pictured images inside it."""
+def render(document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None) -> str:
+    """The page as text, with these of the pictured images inside it, and a comparison with another run."""
     names = content.short_names(document)
     values: dict[str, Any] = {
         "document": document,
@@ -120,8 +123,9 @@ def render(document: Document, shown: Sequence[Example] = ()) -> str:
         "drops": content.class_drops(document),
         "most_drops": MOST_DROPS,
         "most_examples": MOST_ATTACKS,
-        "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
+        "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
         "examples": shown,
+        "comparison": comparison,
         "left_out": len(document.get("pictures", [])) - len(shown),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
@@ -134,7 +138,7 @@ def render(document: Document, shown: Sequence[Example] = ()) -> str:
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
     }
-    return _environment().get_template("page.html.jinja").render(values)
+    return environment().get_template("page.html.jinja").render(values)
 
 
 def _script() -> str:
