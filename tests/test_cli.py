@@ -61,6 +61,16 @@ def test_a_run_leaves_tables_images_pictures_and_a_page(ran: tuple[dict[str, Any
     assert len(list((out / "pictures").glob("*.png"))) == 2
 
 
+def test_report_writes_the_page_again(ran: tuple[dict[str, Any], Path]) -> None:
+    _, out = ran
+    (out / "report.html").unlink()
+    done = segtrans("report", out, "--against", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"wrote {out / name}" for name in ("report.html", "pictures", "figures")]
+    assert 'id="against"' in (out / "report.html").read_text(encoding="utf-8")
+    assert segtrans("report", out / "pictures").returncode == 4
+
+
 def test_attack_on_a_single_photograph(photo: Path, tmp_path: Path) -> None:
     done = segtrans("attack", photo, "-s", MODEL, "-a", "mi", "--iterations", "2", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -152,6 +152,18 @@ def demo(
     raise typer.Exit(_run({**CONFIG, "out": out}, as_json=as_json, quiet=quiet))
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    against: Annotated[Path | None, typer.Option(help="Folder of another run to compare it with.")] = None,
+) -> None:
+    """Write a run's page, pictures and figures again; the numbers stay as they are."""
+    from segtrans.report import write_report
+
+    for path in write_report(run, against):
+        Console().print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="attacks, parts, models or datasets.")],

@@ -138,8 +138,15 @@ def miou(counts: Tensor, *, least: float = 0.0) -> Tensor:
     A class that neither truth nor prediction contains is left out, and one with less than the share ``least`` of the
     truth's pixels; NaN where no class is left.
     """
-    counts = counts.double()
-    hit, truth = counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1)
-    union = truth + counts.sum(-2) - hit
+    truth = counts.double().sum(-1)
     common = truth >= least * truth.sum(-1, keepdim=True)
-    return (hit / union).where(common, torch.nan).nanmean(-1)
+    return iou(counts).where(common, torch.nan).nanmean(-1)
+
+
+def iou(counts: Tensor) -> Tensor:
+    """Intersection over union (..., classes) of confusion counts (..., classes, classes), NaN for a class that neither
+    truth nor prediction contains.
+    """
+    counts = counts.double()
+    hit = counts.diagonal(dim1=-2, dim2=-1)
+    return hit / (counts.sum(-1) + counts.sum(-2) - hit)

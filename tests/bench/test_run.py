@@ -17,7 +17,7 @@ from segtrans import bench
 from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import runner
-from segtrans.bench.summary import Key, comparison, key, summary
+from segtrans.bench.summary import Key, class_means, comparison, key, summary
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
@@ -338,6 +338,43 @@ def test_a_run_with_a_baseline_compares_and_one_without_does_not(go: Callable[..
     assert go()["comparison"] == []
     with pytest.raises(UsageError, match="unknown baseline 'nosie'; did you mean noise"):
         go(attacks=["noise"], baseline="nosie")
+
+
+def test_classes_have_the_means_of_the_cells(go: Callable[..., dict[str, Any]], data: Path) -> None:
+    result = go(attacks=["noise", "mi"], seeds=[0, 1])
+    assert [row["attack"] for row in result["class_iou"]] == ["noise", "mi"]
+    for row in result["class_iou"]:
+        cells = [c for c in result["cells"] if c["attack"] == row["attack"] and c["block"] != "white box"]
+        assert (len(cells), len(row["iou"])) == (4, CLASSES)
+        for name, mean in (("iou_clean", "miou_clean"), ("iou", "miou")):
+            assert sum(row[name]) / CLASSES == pytest.approx(sum(c[mean] for c in cells) / 4)
+    assert go(data=f"folder:{data / 'images'}", attacks=["mi"])["class_iou"] == []
+
+
+def test_classes_that_no_image_shows_are_undefined(go: Callable[..., dict[str, Any]], data: Path) -> None:
+    for path in (data / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        mask[mask == 2] = 1
+        Image.fromarray(mask).save(path)
+    (row,) = go(attacks=["mi"])["class_iou"]
+    # Models do predict the class, which is no reason to call it lost.
+    assert (
+        [value is None for value in row["iou"]] == [False, False, True, False] == [v is None for v in row["iou_clean"]]
+    )
+
+
+def test_class_means_leave_out_white_boxes_unless_there_is_nothing_else() -> None:
+    def made(target: str, block: str) -> dict[str, Any]:
+        return {"surrogate": "a", "target": target, "attack": "mi", "seed": 0, "block": block}
+
+    cells = [made("a", "white box"), made("b", "other backbone"), made("c", "same backbone")]
+    nan = float("nan")
+    values = ([[0.9, 0.9], [0.1, 0.1]], [[0.6, 0.8], [0.5, 0.6]], [[0.8, nan], [0.3, nan]])
+    ious = {key(c): torch.tensor(v, dtype=torch.float64) for c, v in zip(cells, values, strict=True)}
+    (row,) = class_means(cells, ious)
+    assert row["iou_clean"] == pytest.approx([0.7, 0.8])
+    assert row["iou"] == pytest.approx([0.4, 0.6])
+    assert class_means(cells[:1], ious)[0]["iou"] == pytest.approx([0.1, 0.1])
 
 
 def test_images_can_be_left_out_from_the_front(go: Callable[..., dict[str, Any]]) -> None:

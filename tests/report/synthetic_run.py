@@ -92,6 +92,12 @@ def make_run(
         ],
         "summary": summary(cells, replicates(cells)),
         "comparison": comparison(cells, replicates(cells), config["baseline"]) if "baseline" in config else [],
+        "class_iou": [
+            {"attack": a, "iou_clean": [0.8, 0.6, None, 0.5, 0.4, 0.7], "iou": [0.7, 0.0, None, 0.5, 0.41, 0.2]}
+            for a in attacks
+        ]
+        if labelled
+        else [],
         "failures": [],
         "interrupted": False,
         "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False},

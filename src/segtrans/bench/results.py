@@ -23,12 +23,13 @@ from segtrans.bench.summary import (
     UNKNOWN_BACKBONE,
     WHITE_BOX,
     Key,
+    class_means,
     comparison,
     key,
     summary,
 )
 from segtrans.catalogue import ENTRIES
-from segtrans.metrics import Counts, interval, resamples
+from segtrans.metrics import Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
@@ -44,11 +45,12 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     weights = resamples(len(plan.data))
     cells: list[dict[str, Any]] = []
     replicates: dict[Key, dict[str, Tensor]] = {}
+    ious: dict[Key, Tensor] = {}
     for unit, target in product(outcome.units, plan.targets):
         found = _cell(plan, unit, outcome.scores[unit, target], target, weights)
         if found is not None:
             cells.append(found[0])
-            replicates[key(found[0])] = found[1]
+            replicates[key(found[0])], ious[key(found[0])] = found[1:]
     baseline = plan.config.baseline
     return _without_nan(
         {
@@ -69,6 +71,7 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             "costs": [_cost(plan, unit, shard) for unit, shard in outcome.units.items()],
             "summary": summary(cells, replicates),
             "comparison": [] if baseline is None else comparison(cells, replicates, baseline),
+            "class_iou": class_means(cells, ious) if plan.labelled else [],
             "failures": [asdict(failure) for failure in outcome.failures],
             "interrupted": outcome.interrupted,
             "environment": {
@@ -85,8 +88,10 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 def _cell(
     plan: Plan, unit: Unit, shard: Shard, target: str, weights: Tensor
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """What a score says, and its headline measures under ``weights`` (R, N) of the run's images."""
+) -> tuple[dict[str, Any], dict[str, Tensor], Tensor] | None:
+    """What a score says, its headline measures under ``weights`` (R, N) of the run's images, and the IoU before and
+    after (2, C) of the classes that the truth contains.
+    """
     if not shard.tensors:
         return None
     counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
@@ -103,7 +108,8 @@ def _cell(
         **counts.measures(least=least),
         **{f"{name}_interval": list(interval(values)) for name, values in drawn.items()},
     }
-    return cell, drawn
+    totals = torch.stack([counts.clean.sum(0), counts.attacked.sum(0)])
+    return cell, drawn, iou(totals).where(totals.sum(-1) > 0, torch.nan)
 
 
 def _block(plan: Plan, surrogate: str, target: str) -> str:

@@ -73,6 +73,18 @@ def comparison(cells: Sequence[Cell], replicates: Replicates, baseline: str) -> 
     return rows
 
 
+def class_means(cells: Sequence[Cell], ious: Mapping[Key, Tensor]) -> list[dict[str, Any]]:
+    """Per attack, IoU before and after of each class, means over the pairs of transfer and seeds that show the class,
+    over white-box pairs where there are no others; ``ious`` holds both (2, C) for each cell.
+    """
+    used = [cell for cell in cells if cell["block"] != WHITE_BOX] or cells
+    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for cell in used:
+        groups[cell["attack"]].append(ious[key(cell)])
+    means = {attack: torch.stack(group).nanmean(0) for attack, group in groups.items()}
+    return [{"attack": a, "iou_clean": mean[0].tolist(), "iou": mean[1].tolist()} for a, mean in means.items()]
+
+
 def _interval(replicates: Sequence[Tensor]) -> list[float]:
     """Of the mean of several cells."""
     return list(interval(torch.stack(list(replicates)).nanmean(0))) if replicates else [math.nan, math.nan]

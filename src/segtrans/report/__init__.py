@@ -1,19 +1,23 @@
-"""What a run found, for people: pictures, a page, a table in the terminal."""
+"""What a run found, for people: pictures, a page, figures for papers, a table in the terminal."""
 
 from pathlib import Path
 
+from segtrans.report.content import read_document
+from segtrans.report.figures import write_figures
 from segtrans.report.html import write_page
 from segtrans.report.pictures import draw_pictures
 
-__all__ = ["draw_pictures", "write_page", "write_report"]
+__all__ = ["draw_pictures", "write_figures", "write_page", "write_report"]
 
 
-def write_report(run: Path) -> list[Path]:
-    """Draw a finished run's pictures and write its page, from nothing but its folder; returns what was written.
+def write_report(run: Path, against: Path | None = None) -> list[Path]:
+    """Draw a finished run's pictures and figures and write its page, from nothing but its folder; returns what was
+    written. With ``against``, the page compares the run with the one in that folder.
 
     Raises:
-        DataError: the folder holds no result, or an image in it is damaged.
+        DataError: a folder holds no result, or an image in it is damaged.
     """
     pictures = draw_pictures(run)
-    page = write_page(run, pictures)
-    return [page, run / "pictures"] if pictures else [page]
+    page = write_page(run, against)
+    figures = write_figures(run, read_document(run))
+    return [page, *([run / "pictures"] if pictures else []), *([figures] if figures else [])]

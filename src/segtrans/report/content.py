@@ -240,6 +240,26 @@ def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
 
 
 @dataclass(frozen=True)
+class ClassDrops:
+    """An attack's mean IoU per class, before and after, None for classes that no image shows."""
+
+    attack: str
+    before: list[float | None]
+    after: list[float | None]
+
+    @property
+    def drops(self) -> list[float | None]:
+        both = zip(self.before, self.after, strict=True)
+        return [None if before is None or after is None else before - after for before, after in both]
+
+
+def class_drops(document: Document) -> list[ClassDrops]:
+    """What attacks take from each class, in the order of the ranking; empty where the data have no masks."""
+    found = {e["attack"]: ClassDrops(e["attack"], e["iou_clean"], e["iou"]) for e in document.get("class_iou", [])}
+    return [found[ranked.attack] for ranked in ranking(document) if ranked.attack in found]
+
+
+@dataclass(frozen=True)
 class Lead:
     """An attack's mean lead over the baseline over all pairs of transfer, in the same measures, and on how many of the
     surrogates it is ahead in ``asr_miou``.
@@ -355,6 +375,10 @@ def clean_miou(document: Document, model: str) -> float | None:
 def joined(words: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,9 +1,8 @@
-"""The page of a run: one file that needs no network, no script and no other file."""
+"""The page of a run: one file that needs no network and no other file, and says everything without its script."""
 
 import base64
-import io
+import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +11,23 @@ from typing import Any, cast
 
 import jinja2
 from markupsafe import Markup, escape
-from PIL import Image
 
 from segtrans.bench.summary import WHITE_BOX
 from segtrans.data.base import Colour
 from segtrans.io import write_text
 from segtrans.report import content
+from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import Document, Pair, percent
-from segtrans.report.pictures import Picture
+from segtrans.report.gallery import MOST_ATTACKS, Example, examples
+from segtrans.report.plot import Plot, cost_plot
 
-PICTURE_BYTES = 3_000_000
-"""What all embedded pictures may weigh together; base64 adds a third, and the page should stay below 5 MB."""
-
-_WIDTHS = (1800, 1500, 1200, 1000, 800, 640)
-_LEAST_BYTES = 90_000  # below this a picture is of no use, so fewer are embedded instead
-_SHOWN = 0.62  # of its pixels: letters as large as the page's, and sharp on fine screens
+MOST_DROPS = 8
+"""Attacks whose drops per class are seen at once; the others' unfold."""
 
 HEAT_STEPS = 20
 # From nothing to everything, for a white and for a dark page.
-_LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
-_DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
+LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
+DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
 
 
 @dataclass(frozen=True)
@@ -69,31 +65,22 @@ class Heat:
     ink: str
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A picture inside the page; ``width`` is what it takes at most, in CSS pixels."""
-
-    source: str
-    width: int
-    image: str
-    surrogate: str
-    file: str
-
-
-def write_page(run: Path, pictures: Sequence[Picture] = ()) -> Path:
-    """Write ``RUN/report.html`` from the run's ``result.json``, with ``pictures`` inside it.
+def write_page(run: Path, against: Path | None = None) -> Path:
+    """Write ``RUN/report.html`` from the run's ``result.json`` and its pictured images, and compare it with the run in
+    ``against``.
 
     Raises:
-        DataError: the folder holds no result.
+        DataError: a folder holds no result, or an image in it is damaged.
     """
     document = content.read_document(run)
+    comparison = None if against is None else compare(document, content.read_document(against), str(against))
     path = run / "report.html"
-    write_text(path, render(document, figures(document, pictures), drawn=len(pictures)))
+    write_text(path, render(document, examples(run, document), comparison))
     return path
 
 
-def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) -> str:
-    """The page as text, with ``shown`` of the ``drawn`` pictures inside it."""
+def environment() -> jinja2.Environment:
+    """Templates that escape what they are given."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -101,9 +88,26 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"percent": percent, "seconds": content.seconds, "count": content.counted, "breakable": breakable}
+    filters = {
+        "percent": percent,
+        "seconds": content.seconds,
+        "count": content.counted,
+        "breakable": breakable,
+        "heat": heat_class,
+    }
     filters |= {"signed": content.signed, "ends": content.ends}
     cast(dict[str, Any], environment.filters).update(filters)
+    return environment
+
+
+def plots(document: Document) -> list[Plot]:
+    """Cost against success for wide and for narrow screens, since letters must not shrink with the page."""
+    sizes = ((760, 440, "wide"), (350, 400, "narrow"))
+    return [plot for size in sizes if (plot := cost_plot(document, *size)) is not None]
+
+
+def render(document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None) -> str:
+    """The page as text, with these of the pictured images inside it, and a comparison with another run."""
     names = content.short_names(document)
     values: dict[str, Any] = {
         "document": document,
@@ -113,11 +117,18 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "blocks": content.ranked_blocks(document),
         "ranking": content.ranking(document),
         "leads": content.leads(document),
+        "plots": plots(document),
         "targets": content.targets(document),
         "matrices": matrices(document),
-        "heat": {"light": heat(_LIGHT_HEAT), "dark": heat(_DARK_HEAT)},
-        "figures": shown,
-        "left_out": max(0, drawn - len(shown)),
+        "drops": content.class_drops(document),
+        "most_drops": MOST_DROPS,
+        "most_examples": MOST_ATTACKS,
+        "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
+        "examples": shown,
+        "comparison": comparison,
+        "left_out": len(document.get("pictures", [])) - len(shown),
+        "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
+        "script": Markup(_script()),
         "costs": content.costs(document),
         "units": len(document["costs"]),
         "planned": len(document["attacks"]) * len(content.surrogates(document)) * len(document["config"]["seeds"]),
@@ -127,7 +138,11 @@ def render(document: Document, shown: Sequence[Figure] = (), *, drawn: int = 0) 
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
     }
-    return environment.get_template("page.html.jinja").render(values)
+    return environment().get_template("page.html.jinja").render(values)
+
+
+def _script() -> str:
+    return (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 
 
 def breakable(name: str) -> Markup:
@@ -203,39 +218,3 @@ def _luminance(colour: Colour) -> float:
 
 def _css(colour: Colour) -> str:
     return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
-
-
-def figures(document: Document, pictures: Sequence[Picture]) -> list[Figure]:
-    """The pictures that are embedded: each as large as its share of :data:`PICTURE_BYTES` allows, while it lasts."""
-    names = content.short_names(document)
-    result: list[Figure] = []
-    left = PICTURE_BYTES
-    for number, picture in enumerate(pictures):
-        data, width = _jpeg(picture.path, max(_LEAST_BYTES, left // (len(pictures) - number)))
-        left -= len(data)
-        if left < 0:
-            break
-        source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-        file = f"pictures/{picture.path.name}"
-        result.append(Figure(source, round(_SHOWN * width), picture.image, names[picture.surrogate], file))
-    return result
-
-
-def _jpeg(path: Path, most: int) -> tuple[bytes, int]:
-    """A picture in the largest width that takes at most ``most`` bytes, or in the smallest; and its own full width."""
-    data, fitting = b"", math.inf
-    with Image.open(path) as image:
-        widths = sorted({min(width, image.width) for width in _WIDTHS}, reverse=True)
-        for width in widths:
-            if fitting < width != widths[-1]:
-                continue
-            size = width, max(1, round(image.height * width / image.width))
-            buffer = io.BytesIO()
-            # Full colour resolution: the edges of saturated masks and letters would blur otherwise.
-            image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=84, subsampling=0)
-            data = buffer.getvalue()
-            if len(data) <= most:
-                break
-            # Bytes grow with the area at most, so that larger widths than this cannot fit either.
-            fitting = width * (most / len(data)) ** 0.5
-        return data, image.width

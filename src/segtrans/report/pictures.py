@@ -39,7 +39,7 @@ _TILE = 300  # side of a square tile; others have its area, as far as their capt
 _NARROWEST, _WIDEST = 210, 440
 _MARGIN, _GAP, _GROUP_GAP = 28, 10, 30
 _INK, _QUIET, _RULE, _PAPER = (24, 26, 30), (104, 108, 116), (200, 203, 208), (255, 255, 255)
-_VOID_COLOUR = (224, 224, 192)
+VOID_COLOUR = (224, 224, 192)
 _OPACITY = 0.68
 # A class is in the legend if it covers this share of some mask: single stray pixels would fill the page with names.
 _VISIBLE = 0.001
@@ -55,7 +55,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """Clean, or one attack: the image the models saw and what they made of it."""
 
     label: str
@@ -85,10 +85,14 @@ def draw_pictures(run: Path) -> list[Picture]:
     for entry in document.get("pictures", []):
         canvas = _draw(document, run, entry)
         if canvas is not None:
-            path = run / "pictures" / f"{slug(entry['name'])}--{slug(entry['surrogate'])}.png"
+            path = picture_path(run, entry)
             write_image(path, np.asarray(canvas))
             drawn.append(Picture(entry["name"], entry["surrogate"], path))
     return drawn
+
+
+def picture_path(run: Path, entry: dict[str, Any]) -> Path:
+    return run / "pictures" / f"{slug(entry['name'])}--{slug(entry['surrogate'])}.png"
 
 
 def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image | None:
@@ -96,7 +100,7 @@ def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image |
     surrogate = entry["surrogate"]
     others = [target for target in targets(document) if target != surrogate]
     models = [surrogate, *others][:MOST_MODELS]
-    rows = _rows(document, run, entry, models)
+    rows = read_rows(document, run, entry, models)
     if len(rows) < 2:
         return None
     names, blocks = short_names(document), {(c["surrogate"], c["target"]): c["block"] for c in document["cells"]}
@@ -109,9 +113,9 @@ def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image |
     return _compose(rows, headings, titles, truth, class_colours(document))
 
 
-def _rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence[str]) -> list[_Row]:
+def read_rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence[str]) -> list[Row]:
     """Clean first, then the finished attacks in the order of the configuration."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     made: dict[str, Any]
     for made in ({"attack": CLEAN, **entry}, *entry["rows"]):
         attack = made["attack"]
@@ -121,7 +125,7 @@ def _rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence
         image, masks = run / made["image"], [run / made["masks"][model] for model in models]
         if all(path.is_file() for path in (image, *masks)):
             note = "control" if rows and is_control(document, attack) else ""
-            row = _Row(attack, note, read_image(image), [read_mask(path) for path in masks])
+            row = Row(attack, note, read_image(image), [read_mask(path) for path in masks])
             if any(mask.shape != row.image.shape[:2] for mask in row.masks):
                 raise DataError(f"{image}: its masks in this run's folder have another size")
             rows.append(row)
@@ -131,7 +135,7 @@ def _rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence
 
 
 def _compose(
-    rows: Sequence[_Row],
+    rows: Sequence[Row],
     headings: Sequence[_Heading],
     titles: Sequence[str],
     labels: Ids | None,
@@ -159,7 +163,7 @@ def _compose(
     captions = [small.height + 6 if row is not clean or labels is not None else 0 for row in rows]
     tops = [top + sum(tile[1] + _GAP + c for c in captions[:i]) for i in range(len(rows))]
     page_width = columns[-1] + tile[0] + _MARGIN
-    swatches = _legend(rows, labels, classes)
+    swatches = legend(rows, labels, classes)
     places, bottom = _flow(swatches, small, left, page_width - _MARGIN, tops[-1] + tile[1] + captions[-1] + 22)
     page = Image.new("RGB", (page_width, bottom + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(page)
@@ -174,21 +178,21 @@ def _compose(
             pen.text((_MARGIN, y_label + i * bold.height), line, fill=_INK, font=bold.font)
         if row.note:
             pen.text((_MARGIN, y_label + len(label) * bold.height), row.note, fill=_QUIET, font=small.font)
-        page.paste(_photo(row.image, tile), (columns[0], y))
+        page.paste(photo(row.image, tile), (columns[0], y))
         if row is not clean or labels is None:
-            page.paste(_perturbation(row.image, clean.image, tile), (columns[1], y))
+            page.paste(perturbation(row.image, clean.image, tile), (columns[1], y))
         if row is not clean:
-            small.centred(pen, columns[1] + tile[0] // 2, below, _strongest(row.image, clean.image))
+            small.centred(pen, columns[1] + tile[0] // 2, below, strongest(row.image, clean.image))
         elif labels is not None:
             page.paste(_overlay(labels, grey, colours), (columns[1], y))
             small.centred(pen, columns[1] + tile[0] // 2, below, "ground truth")
         for x, mask, before in zip(columns[2:], row.masks, clean.masks, strict=True):
             page.paste(_overlay(mask, grey, colours), (x, y))
-            note = _caption(mask, before if row is not clean else None, labels)
+            note = caption(mask, before if row is not clean else None, labels)
             small.centred(pen, x + tile[0] // 2, below, note)
     for (x, y), (name, colour) in zip(places, swatches, strict=True):
         middle = y + small.height // 2
-        pen.rectangle((x, middle - 8, x + 24, middle + 8), fill=_blended(colour))
+        pen.rectangle((x, middle - 8, x + 24, middle + 8), fill=blended(colour))
         pen.text((x + 32, y), name, fill=_INK, font=small.font)
     return page
 
@@ -272,7 +276,7 @@ def _heads(
             text.centred(pen, x + width // 2, base - i * text.height, line, _INK)
 
 
-def _caption(mask: Ids, before: Ids | None, labels: Ids | None) -> str:
+def caption(mask: Ids, before: Ids | None, labels: Ids | None) -> str:
     """How much of a mask the attack changed; for the clean image how much is right, if that can be known."""
     valid = np.ones(mask.shape, dtype=bool) if labels is None else labels != VOID
     if before is None:
@@ -284,20 +288,20 @@ def _share(hit: npt.NDArray[np.bool_], valid: npt.NDArray[np.bool_], what: str) 
     return f"{percent(float(hit[valid].mean()))} % {what}" if valid.any() else "–"
 
 
-def _strongest(image: Pixels, clean: Pixels) -> str:
+def strongest(image: Pixels, clean: Pixels) -> str:
     """The largest change of any channel value, in grey levels."""
     return f"max {int(np.abs(image.astype(int) - clean).max())}/255"
 
 
-def _photo(image: Pixels, size: tuple[int, int]) -> Image.Image:
+def photo(image: Pixels, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
 
 
 def _grey(image: Pixels, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    return np.asarray(_photo(image, size).convert("L"), dtype=np.float32)[..., None]
+    return np.asarray(photo(image, size).convert("L"), dtype=np.float32)[..., None]
 
 
-def _perturbation(image: Pixels, clean: Pixels, size: tuple[int, int]) -> Image.Image:
+def perturbation(image: Pixels, clean: Pixels, size: tuple[int, int]) -> Image.Image:
     amplified = np.clip(128 + AMPLIFICATION * (image.astype(int) - clean), 0, 255).astype(np.uint8)
     # Nearest, since averaging neighbours would make noise look weaker than it is.
     return Image.fromarray(amplified).resize(size, Image.Resampling.NEAREST)
@@ -307,7 +311,7 @@ def _overlay(mask: Ids, grey: npt.NDArray[np.float32], colours: npt.NDArray[np.f
     """Class colours over the dim photograph, with a light line where classes meet."""
     height, width = grey.shape[:2]
     ids = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    table = np.full((256, 3), _VOID_COLOUR, dtype=np.float32)
+    table = np.full((256, 3), VOID_COLOUR, dtype=np.float32)
     table[: len(colours)] = colours
     blended = _OPACITY * table[ids] + (1 - _OPACITY) * grey
     edge = np.zeros(ids.shape, dtype=bool)
@@ -317,20 +321,18 @@ def _overlay(mask: Ids, grey: npt.NDArray[np.float32], colours: npt.NDArray[np.f
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def _blended(colour: Colour) -> Colour:
+def blended(colour: Colour) -> Colour:
     """A class colour as it looks in masks over mid-grey, so that the legend matches them."""
     r, g, b = (round(_OPACITY * channel + (1 - _OPACITY) * 128) for channel in colour)
     return r, g, b
 
 
-def _legend(
-    rows: Sequence[_Row], labels: Ids | None, classes: Sequence[tuple[str, Colour]]
-) -> list[tuple[str, Colour]]:
+def legend(rows: Sequence[Row], labels: Ids | None, classes: Sequence[tuple[str, Colour]]) -> list[tuple[str, Colour]]:
     """The classes to be seen in some mask, in the order of their ids; void last."""
     masks = [mask for row in rows for mask in row.masks] + ([] if labels is None else [labels])
     shares = np.stack([np.bincount(mask.ravel(), minlength=256) / mask.size for mask in masks]).max(0)
     seen = [entry for entry, share in zip(classes, shares, strict=False) if share >= _VISIBLE]
-    return [*seen, ("void", _VOID_COLOUR)] if shares[VOID] >= _VISIBLE else seen
+    return [*seen, ("void", VOID_COLOUR)] if shares[VOID] >= _VISIBLE else seen
 
 
 def _flow(

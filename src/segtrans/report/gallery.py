@@ -1,0 +1,170 @@
+"""The pictures inside the page: image, perturbation and every model's mask before and after an attack, small."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segtrans.bench.summary import SAME_BACKBONE
+from segtrans.data.base import VOID, Colour
+from segtrans.io import read_mask
+from segtrans.report.content import Document, class_colours, ranking, short_names, targets
+from segtrans.report.pictures import (
+    VOID_COLOUR,
+    Ids,
+    Row,
+    blended,
+    caption,
+    legend,
+    perturbation,
+    photo,
+    picture_path,
+    read_rows,
+    strongest,
+)
+
+GALLERY_BYTES = 3_000_000
+"""What all embedded pictures may weigh together; base64 adds a third, and the page should stay below 5 MB."""
+
+MOST_ATTACKS = 10
+"""Of each image; those that rank first, controls after them."""
+
+_WIDTHS = (420, 320, 240, 160)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A model's column: what stands below its masks, clean and after each attack."""
+
+    name: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack did: its image, its perturbation and all masks under each other, as ``data:`` addresses."""
+
+    attack: str
+    strongest: str
+    image: str
+    perturbation: str
+    masks: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image on one surrogate; the models are the surrogate and all targets, after them the ground truth if there
+    is one.
+    """
+
+    image: str
+    surrogate: str
+    file: str
+    width: int
+    height: int
+    clean: str
+    masks: str
+    models: list[Mask]
+    attacks: list[Attacked]
+    left_out: int
+    legend: list[tuple[str, str]]
+
+    @property
+    def bytes(self) -> int:
+        made = [self.clean, self.masks, *(s for a in self.attacks for s in (a.image, a.perturbation, a.masks))]
+        return sum(map(len, made)) * 3 // 4
+
+
+def examples(run: Path, document: Document) -> list[Example]:
+    """The pictured images, each as large as its share of :data:`GALLERY_BYTES` allows, while it lasts.
+
+    Raises:
+        DataError: an image in the run's folder is damaged.
+    """
+    found: list[Example] = []
+    left, entries = GALLERY_BYTES, document.get("pictures", [])
+    for number, entry in enumerate(entries):
+        share = left // (len(entries) - number)
+        example = _example(run, document, entry, share)
+        if example is not None:
+            left -= example.bytes
+            if left < 0:
+                break
+            found.append(example)
+    return found
+
+
+def _example(run: Path, document: Document, entry: dict[str, Any], most: int) -> Example | None:
+    """The example in the largest width that takes at most ``most`` bytes, or in the smallest."""
+    surrogate, names = entry["surrogate"], short_names(document)
+    models = list(dict.fromkeys((surrogate, *targets(document))))
+    rows = read_rows(document, run, entry, models)
+    if len(rows) < 2:
+        return None
+    place = {ranked.attack: i for i, ranked in enumerate(ranking(document))}
+    clean, shown = rows[0], sorted(rows[1:], key=lambda row: place[row.label])[:MOST_ATTACKS]
+    truth = None if entry["labels"] is None else read_mask(run / entry["labels"])
+    blocks = {(c["surrogate"], c["target"]): c["block"] for c in document["cells"]}
+    notes = ["surrogate" if m == surrogate else SAME_BACKBONE if blocks.get((surrogate, m)) == SAME_BACKBONE else ""
+             for m in models]  # fmt: skip
+    classes = class_colours(document)
+    colours = [(name, "#{:02x}{:02x}{:02x}".format(*blended(c))) for name, c in legend([clean, *shown], truth, classes)]
+    height, width = clean.image.shape[:2]
+    example = None
+    for side in sorted({min(side, width) for side in _WIDTHS}, reverse=True):
+        size = side, max(1, round(side * height / width))
+        example = Example(
+            image=entry["name"],
+            surrogate=names[surrogate],
+            file=picture_path(run, entry).relative_to(run).as_posix(),
+            width=width,
+            height=height,
+            clean=_jpeg(photo(clean.image, size), 82),
+            masks=_sprite(clean, truth, size, [colour for _, colour in classes]),
+            models=[Mask(names[m], note) for m, note in zip(models, notes, strict=True)]
+            + ([] if truth is None else [Mask("ground truth", "")]),
+            attacks=[
+                Attacked(
+                    attack=row.label,
+                    strongest=strongest(row.image, clean.image),
+                    image=_jpeg(photo(row.image, size), 82),
+                    perturbation=_jpeg(perturbation(row.image, clean.image, size), 70),
+                    masks=_sprite(row, truth, size, [colour for _, colour in classes]),
+                    notes=[caption(after, before, truth) for after, before in zip(row.masks, clean.masks, strict=True)]
+                    + ([] if truth is None else [""]),
+                )
+                for row in shown
+            ],
+            left_out=len(rows) - 1 - len(shown),
+            legend=colours,
+        )
+        if example.bytes <= most:
+            break
+    return example
+
+
+def _sprite(row: Row, truth: Ids | None, size: tuple[int, int], colours: Sequence[Colour]) -> str:
+    """All masks of a row under each other in one palette PNG, half as large as the photographs."""
+    half = max(1, size[0] // 2), max(1, size[1] // 2)
+    masks = [*row.masks, *([] if truth is None else [truth])]
+    ids = np.concatenate([np.asarray(Image.fromarray(m).resize(half, Image.Resampling.NEAREST)) for m in masks])
+    # Void follows the classes, so that the palette is no longer than it must be.
+    image = Image.fromarray(np.where(ids == VOID, len(colours), ids).astype(np.uint8), "P")
+    image.putpalette([channel for colour in (*colours, VOID_COLOUR) for channel in colour])
+    return _address(image, "PNG", optimize=True)
+
+
+def _jpeg(image: Image.Image, quality: int) -> str:
+    return _address(image, "JPEG", quality=quality)
+
+
+def _address(image: Image.Image, kind: str, **settings: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,219 @@
+"""What attacks cost against what they achieve: where every mark of that plot and its name stands."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from segtrans.report.content import Document, Interval, costs, percent, ranked_blocks, ranking, shortened
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 12, 26, 40
+_LETTER, _LINE = 6.8, 14  # CSS pixels that a letter of 12 pixels takes at most on average, and a line
+_RADIUS = 4.5
+_DODGE = 10  # between points of equal cost
+
+
+@dataclass(frozen=True)
+class Point:
+    """An attack: gradient evaluations per image, mean success with its interval, and whether nothing that costs as
+    little is better.
+    """
+
+    attack: str
+    cost: float
+    value: float
+    interval: Interval
+    front: bool
+
+    @property
+    def words(self) -> str:
+        between = f" ({percent(self.interval[0])} to {percent(self.interval[1])})"
+        gradients = f"{self.cost:,.0f} gradients per image" if self.cost else "no gradients"
+        return f"{self.attack}: {gradients}, {percent(self.value)} %{between}"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point in place; ``low`` and ``high`` are the ends of its interval."""
+
+    point: Point
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Text:
+    x: float
+    y: float
+    text: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Everything to be drawn, in CSS pixels; ``lines`` are attacks without gradients, which a log axis has no place
+    for.
+    """
+
+    width: int
+    height: int
+    frame: Box
+    columns: list[Tick]
+    rows: list[Tick]
+    marks: list[Mark]
+    lines: list[Mark]
+    front: str
+    texts: list[Text]
+    block: str
+    style: str
+
+    @property
+    def words(self) -> str:
+        points = [mark.point for mark in (*self.marks, *self.lines)]
+        return "; ".join(point.words + (" (Pareto front)" if point.front else "") for point in points)
+
+
+def points(document: Document) -> list[Point]:
+    """Every attack with a mean in the ranking's first block, the strongest first, controls last."""
+    block = ranked_blocks(document)[0]
+    spent: dict[str, list[int]] = {}
+    for cost in costs(document):
+        spent.setdefault(cost.attack, []).append(cost.gradient_evaluations)
+    found: list[Point] = []
+    for ranked in ranking(document):
+        score = ranked.scores.get(block)
+        if score is None or score.asr_miou is None or ranked.attack not in spent:
+            continue
+        interval = score.asr_miou_interval or (score.asr_miou, score.asr_miou)
+        found.append(Point(ranked.attack, fmean(spent[ranked.attack]), score.asr_miou, interval, False))
+    best = -math.inf
+    front: set[str] = set()
+    for point in sorted((p for p in found if p.cost), key=lambda p: (p.cost, -p.value)):
+        if point.value > best:
+            best = point.value
+            front.add(point.attack)
+    return [Point(p.attack, p.cost, p.value, p.interval, p.attack in front) for p in found]
+
+
+def cost_plot(document: Document, width: int, height: int, style: str) -> Plot | None:
+    """The plot at that size, or None where no attack that takes gradients has a mean."""
+    found = points(document)
+    paid = [point for point in found if point.cost]
+    if not paid:
+        return None
+    frame = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
+    low, high = min(p.cost for p in paid) / 1.4, max(p.cost for p in paid) * 1.4
+    bottom = min(0, *(p.interval[0] for p in found))
+    bottom = math.floor(bottom * 20) / 20 if bottom < -0.005 else 0
+    top = max(bottom + 0.1, math.ceil(max(p.interval[1] for p in found) * 20) / 20)
+
+    def x(cost: float) -> float:
+        return frame[0] + (frame[2] - frame[0]) * math.log(cost / low) / math.log(high / low)
+
+    def y(value: float) -> float:
+        return frame[3] - (frame[3] - frame[1]) * (value - bottom) / (top - bottom)
+
+    marks: list[Mark] = []
+    for cost in sorted({p.cost for p in paid}):
+        equal = [p for p in paid if p.cost == cost]
+        gap = min(_DODGE, 0.4 * (width - _LEFT) / len(equal))
+        for i, point in enumerate(equal):
+            shift = gap * (i - (len(equal) - 1) / 2)
+            marks.append(Mark(point, x(cost) + shift, y(point.value), *map(y, point.interval)))
+    lines = [Mark(p, frame[0], y(p.value), *map(y, p.interval)) for p in found if not p.cost]
+    return Plot(
+        width=width,
+        height=height,
+        frame=frame,
+        columns=[Tick(x(n), f"{n:,}") for n in _powers(low, high)],
+        rows=[Tick(y(value), f"{100 * value:.0f}") for value in _steps(bottom, top)],
+        marks=marks,
+        lines=lines,
+        front=_stairs([mark for mark in marks if mark.point.front], frame[2]),
+        texts=_names(marks, lines, frame, 28 if width > 500 else 17),
+        block=ranked_blocks(document)[0],
+        style=style,
+    )
+
+
+def _stairs(marks: Sequence[Mark], end: float) -> str:
+    """The front as an SVG path: what is reached at a cost is reached at every higher one."""
+    ordered = sorted(marks, key=lambda mark: mark.point.cost)
+    steps = "".join(f"H{mark.x:.1f}V{mark.y:.1f}" for mark in ordered[1:])
+    return f"M{ordered[0].x:.1f} {ordered[0].y:.1f}{steps}H{end:.1f}"
+
+
+def _names(marks: Sequence[Mark], lines: Sequence[Mark], frame: Box, most: int) -> list[Text]:
+    """Names that touch neither each other nor a mark: the front's and the strongest attacks' first, while there is
+    room. Lines that lie close to each other share a name.
+    """
+    taken: list[Box] = [(m.x - _RADIUS, m.y - _RADIUS, m.x + _RADIUS, m.y + _RADIUS) for m in marks]
+    taken += [(m.x - 1, m.high, m.x + 1, m.low) for m in marks]
+    front = sorted((m for m in marks if m.point.front), key=lambda mark: mark.x)
+    ends = [m.x for m in front[1:]] + [frame[2]]
+    taken += [(m.x, m.y - 1, end, m.y + 1) for m, end in zip(front, ends, strict=True)]
+    texts: list[Text] = []
+    groups: list[list[Mark]] = []
+    for mark in sorted(lines, key=lambda mark: mark.y):
+        if groups and mark.y - groups[-1][0].y < _LINE:
+            groups[-1].append(mark)
+        else:
+            groups.append([mark])
+    for group in groups:
+        text = shortened(", ".join(mark.point.attack for mark in group), 2 * most)
+        baseline = group[0].y - 4
+        texts.append(Text(frame[2] - 2, baseline, text, "end quiet"))
+        taken.append((frame[2] - 2 - _LETTER * len(text), baseline - _LINE + 3, frame[2], baseline + 3))
+    for mark in sorted(marks, key=lambda mark: (not mark.point.front, -mark.point.value)):
+        text = shortened(mark.point.attack, most)
+        width = _LETTER * len(text)
+        for dx, dy, style in _PLACES:
+            start = mark.x + dx - {"start": 0, "middle": width / 2, "end": width}[style]
+            box = (start, mark.y + dy - _LINE + 3, start + width, mark.y + dy + 3)
+            inside = box[0] > frame[0] and box[2] < frame[2] and box[1] > frame[1] - 10 and box[3] < frame[3]
+            if inside and not any(_touch(box, other) for other in taken):
+                taken.append(box)
+                texts.append(Text(mark.x + dx, mark.y + dy, text, style if mark.point.front else f"{style} quiet"))
+                break
+    return texts
+
+
+# Where a name may stand, seen from its point: the nearest and the most legible first.
+_PLACES = (
+    (8, 4, "start"),
+    (8, -7, "start"),
+    (8, 15, "start"),
+    (-8, 4, "end"),
+    (-8, -7, "end"),
+    (-8, 15, "end"),
+    (0, -9, "middle"),
+    (0, 19, "middle"),
+)
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _powers(low: float, high: float) -> list[int]:
+    """1, 2 and 5 times powers of ten from ``low`` to ``high``; powers alone where those would be many."""
+    exponents = range(max(0, math.floor(math.log10(low))), math.ceil(math.log10(high)) + 1)
+    found = [digit * 10**e for e in exponents for digit in (1, 2, 5) if low <= digit * 10**e <= high]
+    return found if len(found) <= 8 else [10**e for e in exponents if low <= 10**e <= high]
+
+
+def _steps(low: float, high: float) -> list[float]:
+    """Multiples of 2, 5, 10 or 20 points from ``low`` to ``high``, at most six of them."""
+    step = next(s for s in (2, 5, 10, 20, 50, 100, 200, 500) if 100 * (high - low) / s <= 6)
+    return [k * step / 100 for k in range(math.ceil(100 * low / step), math.floor(100 * high / step + 1e-9) + 1)]

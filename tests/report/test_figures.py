@@ -1,0 +1,42 @@
+"""Figures for papers: complete, well-formed, without anything a drawing program might not know."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from synthetic_run import CLASSES, make_run
+
+from segtrans.report import write_figures
+from segtrans.report.content import pairs, percent
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_figures_stand_alone(tmp_path: Path) -> None:
+    attack = "mi(decay=0.5) & <b>"
+    document = make_run(tmp_path, attacks=["noise", attack], images={}, labelled=True)
+    folder = write_figures(tmp_path, document)
+    assert folder == tmp_path / "figures"
+    found = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert len(found) == 4
+    assert {"cost.svg", "transfer-noise.svg", "classes.svg"} <= {*found}
+    for text in found.values():
+        root = ElementTree.fromstring(text)
+        assert root.tag == f"{SVG}svg"
+        assert root[0].tag == f"{SVG}style"
+        assert not re.search(r"var\(|url\(|href|<script", text)
+    (transfer,) = (text for name, text in found.items() if name.startswith("transfer-mi"))
+    words = [text.text for text in ElementTree.fromstring(transfer).iter(f"{SVG}text")]
+    cells = pairs(document)
+    models = ("zoo:voc/one", "zoo:voc/two", "zoo:voc/three")
+    rows = [[percent(cells[attack, s, t].asr_miou) for t in models] for s in models[:2]]
+    assert words == [f"{attack}, asr_miou in %", "one", "two", "three", "one", *rows[0], "two", *rows[1]]
+    frames = [r.get("stroke-dasharray") for r in ElementTree.fromstring(transfer).iter(f"{SVG}rect")]
+    assert frames == ["none", "3 2", None, "3 2", "none", None]
+    assert [*CLASSES] == [text.text for text in ElementTree.fromstring(found["classes.svg"]).iter(f"{SVG}text")][1:7]
+
+
+def test_nothing_to_show_leaves_no_folder(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={})
+    assert write_figures(tmp_path, {**document, "cells": [], "costs": [], "summary": []}) is None
+    assert not (tmp_path / "figures").exists()
