@@ -210,6 +210,8 @@ def check_call(attack: AnyAttack, model: Model, size: tuple[int, int]) -> None:
     cost = f"spent {result.evaluations} gradient evaluations, more than the {attack.evaluations} it states"
     _hold(result.evaluations <= attack.evaluations, "stated costs", attack, cost)
     _hold(not result.failed.any(), "finite values", attack, "made NaN or infinite values of a sound model's")
+    plain = not result.adversarial.requires_grad and result.adversarial.dtype == x.dtype
+    _hold(plain, "plain results", attack, "returns images with a gradient or of another type")
     check_budget(attack.threat, result.adversarial, x, attack)
     moved = (result.adversarial != x).any(1)
     _hold(not moved[:, ~region].any(), "regions", attack, "moves pixels outside the region")
@@ -253,7 +255,6 @@ def _untouched(attack: AnyAttack) -> None:
     before = _snapshot(model, x, y)
     adversarial = attack.perturb(model, x, y, seed=3).adversarial
     _compare(before, _snapshot(model, x, y), attack)
-    _hold(not adversarial.requires_grad and adversarial.dtype == x.dtype, "plain results", attack, "keeps a gradient")
     with _other_random_state():
         again = attack.perturb(Context(), x, y, seed=3).adversarial
     same = torch.equal(adversarial, again)
@@ -386,8 +387,8 @@ _VALUES = torch.tensor([0, 1, VOID])
 def check_labels_follow(transform: Transform, y: Tensor, drawn: Draw) -> float:
     """Every label, one of 0, 1 and 255, becomes a channel that is one where the label is, and both are transformed.
 
-    Where only one channel has arrived, the label must be that channel's, elsewhere it must be one of those that
-    arrived; void may be introduced only where nothing arrived. Returns the share of pixels beyond doubt.
+    The label must be that of a channel that has arrived; void may be introduced only where nothing has. Returns the
+    share of pixels where one channel alone has, and the label is beyond doubt.
     """
     x = (y[:, None] == _VALUES.view(-1, 1, 1)).to(drawn.dtype)
     image, label = transform(x, y, drawn)
@@ -401,10 +402,7 @@ def check_labels_follow(transform: Transform, y: Tensor, drawn: Draw) -> float:
     _hold((label[nothing] == VOID).all(), "labels move", transform, "gives a label to pixels without content")
     there = arrived.gather(1, channel[:, None])[:, 0][~nothing].all()
     _hold(there, "labels move", transform, "puts labels where none of their pixels arrived")
-    pure = arrived.sum(1) == 1
-    same = torch.equal(channel[pure], arrived.long().argmax(1)[pure])
-    _hold(same, "labels move", transform, "puts labels where pixels of another label arrived")
-    return float(pure.double().mean())
+    return float((arrived.sum(1) == 1).double().mean())
 
 
 def _arrived(transform: Transform, what: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -477,7 +475,6 @@ def _unread(transform: Transform) -> None:
     y = labels(1, (height, width), values=range(CLASSES)).expand(pixels + 1, -1, -1)
     out, _ = transform(x.requires_grad_(), y, draw(pixels + 1, seed=4, same=True))
     read = (out[:-1] != out[-1]).flatten(1).any(1)
-    _hold(read.any(), "an effect", transform, "shows nothing of the image")
     weight = torch.rand(out[-1].shape, generator=torch.Generator().manual_seed(0), dtype=out.dtype)
     (gradient,) = torch.autograd.grad((out[-1] * (1 + weight)).sum(), x)
     same = torch.equal((gradient[-1] != 0).any(0).flatten(), read)
@@ -493,7 +490,7 @@ def _named(part: object) -> str:
     if not isinstance(part, Attack):
         return part if isinstance(part, str) else repr(part)
     values = {f.name: getattr(part, f.name) for f in fields(part)}
-    own = [f"{name}={value!r}" for name, value in values.items() if value != getattr(Attack(), name)]
+    own = [f"{name}={value!r}" for name, value in values.items() if value != getattr(Attack(), name, None)]
     return f"Attack({', '.join(own)})"
 
 

@@ -1,21 +1,23 @@
 """The public checks hold for everything registered, and find what they are there to find."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from segtrans.attack import Attack
+from segtrans.attack import Attack, Result
+from segtrans.data.base import VOID
 from segtrans.gradients import GradientTransform
-from segtrans.models import wrap
+from segtrans.models import SegModel, wrap
 from segtrans.run import Run
 from segtrans.steps import Step
 from segtrans.testing import check_attack, check_model, check_transform
-from segtrans.transforms import Transform
-from toys import REPAINTING, each_attack, each_transform
+from segtrans.threat import LInf
+from segtrans.transforms import Scale, Transform
+from toys import REPAINTING, BreaksOnBright, Constant, bright, each_attack, each_transform, images
 
 
 @each_attack
@@ -43,6 +45,16 @@ class Faulty(Transform):
                 return x * (torch.arange(x.shape[-1]) > 2), y
             case "labels of the next column":
                 return x, y.roll(1, -1)
+            case "labels of the farther neighbour":
+                return 0.2 * x + 0.8 * torch.cat([x[..., 1:], x[..., -1:]], -1), y
+            case "no content":
+                return 0 * x, torch.full_like(y, VOID)
+            case "labels cut off":
+                return x, y[:, :-1]
+            case "new labels":
+                return x, y.where(y != 1, 7)
+            case "other precision":
+                return x.half(), y
             case "a detached part":
                 return x + (x * 0.5).detach(), y
             case "a gradient where nothing is read":
@@ -51,6 +63,8 @@ class Faulty(Transform):
                 return x * (1 + x.detach().mean()), y
             case "a global generator":
                 return x * (1 + torch.rand(1).to(x)), y
+            case "nothing":
+                return x, y
             case "labels as numbers":
                 return x, y.to(x.dtype)
             case _:
@@ -68,6 +82,11 @@ def test_a_sound_transformation_passes() -> None:
         ("labels stay behind", "labels move"),
         ("labels without content", "labels move"),
         ("labels of the next column", "labels move"),
+        ("labels of the farther neighbour", "labels move"),
+        ("no content", "labels move"),
+        ("labels cut off", "labels move"),
+        ("new labels", "labels move"),
+        ("other precision", "types"),
         ("a detached part", "gradients"),
         ("a mean over the batch", "gradients"),
         ("a global generator", "labels move"),
@@ -80,9 +99,18 @@ def test_faulty_transformations_are_found(fault: str, law: str) -> None:
         check_transform(Faulty(fault=fault))
 
 
-def test_repainting_that_moves_pixels_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"^law of labels stay: Faulty\(.*\) lets pixels depend on others"):
-        check_transform(Faulty(fault="labels stay behind"), repaints=True)
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        ("labels stay behind", "labels stay: .* lets pixels depend on others"),
+        ("new labels", "labels stay: .* repaints pixels where they are, but changes labels"),
+        ("other precision", "types: .* changes the size or the type"),
+        ("nothing", "an effect: .* leaves an image as it was"),
+    ],
+)
+def test_faulty_repainting_is_found(fault: str, found: str) -> None:
+    with pytest.raises(AssertionError, match=f"^law of {found}"):
+        check_transform(Faulty(fault=fault), repaints=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +186,84 @@ def test_steps_too_far_are_found(ball: bool, law: str) -> None:
         check_attack(Attack(step=FaultyStep(ball=ball)))
 
 
+class Truncated(LInf):
+    """Truncates, which overshoots the budget downwards."""
+
+    def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        return (adversarial * 255).floor() / 255
+
+
+class Unrounded(LInf):
+    def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
+        return adversarial
+
+
+@pytest.mark.parametrize(
+    ("threat", "found"),
+    [
+        (Truncated(), "the budget: .* on the 8-bit grid, beyond"),
+        (Unrounded("6.5/255"), "the 8-bit grid: .* quantises to values between levels"),
+    ],
+)
+def test_budgets_that_files_leave_are_found(threat: LInf, found: str) -> None:
+    with pytest.raises(AssertionError, match=f"^law of {found}"):
+        check_attack(Attack(threat=threat))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoiled(Attack):
+    """An attack whose result is spoiled by a function of it, the model, the images, and the options."""
+
+    spoil: Callable[[Result, Any, Tensor, dict[str, Any]], Any]
+
+    def perturb(self, model: Any, x: Tensor, y: Tensor | None = None, **options: Any) -> Result:
+        result = super().perturb(model, x, y, **options)
+        found = self.spoil(result, model, x, {"radius": self.threat.radius, "seed": 0, "chunk": None, **options})
+        return replace(result, adversarial=found) if isinstance(found, Tensor) else found or result
+
+
+def lighter(x: Tensor) -> Tensor:
+    return (x + 4 / 255).clamp(0, 1)
+
+
+def on(kind: type, spoil: Callable[[Result, Tensor], Any]) -> Callable[..., Any]:
+    return lambda result, model, x, _: spoil(result, x) if isinstance(model, kind) else None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda r, m, x, o: x.data.mul_(0.9) * 0 + r.adversarial, "nothing else changes: .* writes to its arguments"),
+        (lambda r, m, x, o: replace(r, failed=~r.failed), "finite values: "),
+        (lambda r, m, x, o: lighter(x), "regions: .* moves pixels outside the region"),
+        (lambda r, m, x, o: x.clone(), "an effect: .* leaves an image as it was"),
+        (lambda r, m, x, o: replace(r, stalled=r.failed), r"void: .* reports \[False, False, False\] as stalled"),
+        (lambda r, m, x, o: None if o["radius"] else lighter(x), "no budget, no change: "),
+        (lambda r, m, x, o: r.adversarial.clone().requires_grad_(), "plain results: "),
+        (lambda r, m, x, o: x.clone() if o["chunk"] == 2 else None, "chunks never matter: .* with 2 images at a time"),
+        (
+            lambda r, m, x, o: x.clone() if o["seed"] == 5 and len(x) == 1 else None,
+            "the batch .* in a batch than alone",
+        ),
+        (
+            lambda r, m, x, o: x.clone() if len(x) == 4 and x[0].equal(images(4)[2]) else r,
+            "the batch never .* in another order",
+        ),
+        (on(Constant, lambda r, x: replace(r, stalled=r.failed)), "zero gradients: .* does not report"),
+        (on(Constant, lambda r, x: lighter(x)), "zero gradients: .* moves pixels"),
+        (on(BreaksOnBright, lambda r, x: replace(r, failed=r.failed & False)), "NaN .* reports .* as failed"),
+        (
+            on(BreaksOnBright, lambda r, x: lighter(x) if len(x) == 3 else None),
+            "NaN .* lets it change the other images",
+        ),
+        (on(BreaksOnBright, lambda r, x: r.adversarial.where(~bright(x), 1)), "NaN .* does not leave that image"),
+    ],
+)
+def test_spoiled_results_are_found(spoil: Callable[..., Any], found: str) -> None:
+    with pytest.raises(AssertionError, match=f"^law of {found}"):
+        check_attack(Spoiled(spoil=spoil, transforms=(Scale(copies=2),), iterations=2))
+
+
 class Net(nn.Module):
     """One convolution with one fault after it."""
 
@@ -193,6 +299,11 @@ def counting(logits: Tensor) -> Tensor:
         (lambda logits: logits - logits.mean(0).detach(), "law of independence .* depends on the batch's size"),
         (lambda logits: logits.float(), r"law of precision: model 'Net' returned torch.float32 for .*float64"),
         (lambda logits: logits + torch.rand(1), "law of reproducibility: model 'Net' says something else"),
+        (
+            lambda logits: logits + (logits.detach() - logits).sqrt(),
+            "law of gradients: .* a gradient that is not finite",
+        ),
+        (lambda logits: logits + 0 * torch.rand(1), "law of nothing else changes: .* used torch's global random state"),
         (counting, "law of nothing else changes: model 'Net' changed its weights, its buffers"),
     ],
 )
@@ -216,3 +327,17 @@ def test_models_that_are_not_ready_are_found() -> None:
     model.network.requires_grad_(True)
     with pytest.raises(AssertionError, match=r"^law of frozen weights: "):
         check_model(model)
+    model = wrap(Net(same), 4)
+    model.name = ""
+    with pytest.raises(AssertionError, match=r"^law of names: model '' has no name$"):
+        check_model(model)
+
+
+class Half(SegModel):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., ::2]
+
+
+def test_logits_at_another_size_are_found() -> None:
+    with pytest.raises(AssertionError, match=r"^law of shape: model 'model' returned \(2, 4, 64, 32\) instead of "):
+        check_model(Half(Net(same), 4))
