@@ -1,11 +1,11 @@
-"""Tiny float64 models, images and labels for the tests of the attack core, and everything registered to run them on.
+"""Everything registered, for the tests of the attack core; tiny models, images and labels are in segtrans.testing.
 
 ``ATTACKS`` holds every entry of the catalogue, every part on its own, and every input transformation with three
 copies, all read from the registries: what is registered is tested. ``TRANSFORMS`` and ``OBJECTIVES`` do the same for
 single parts, with settings that go further than the defaults.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
@@ -18,13 +18,24 @@ from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, compose
 from segtrans.catalogue import attack as read
 from segtrans.composition import Part
-from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.goals import Towards
 from segtrans.objectives import Objective
-from segtrans.random import Draw, derive
 from segtrans.run import Run, View
 from segtrans.steps import Proximal
+from segtrans.testing import (  # noqa: F401 what tests of all rooms use is found in one place
+    CLASSES,
+    SIZE,
+    Block,
+    BreaksOnBright,
+    Constant,
+    Context,
+    bright,
+    changed,
+    draw,
+    images,
+    labels,
+)
 from segtrans.transforms import (
     Admix,
     CellMask,
@@ -48,9 +59,6 @@ from segtrans.transforms import (
 )
 from segtrans.worst import AnyAttack, WorstCase
 
-CLASSES = 3
-SIZE = (17, 22)
-
 
 class PixelLinear(nn.Module):
     """Logits of a pixel are a linear function of that pixel alone."""
@@ -64,112 +72,9 @@ class PixelLinear(nn.Module):
         return nn.functional.conv2d(x, self.weight.to(x))
 
 
-class Block(nn.Module):
-    """A residual block as in a ResNet, in place like there."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=2, dilation=2)
-        self.bn = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn(self.conv(x))
-        out += x
-        return self.relu(out)
-
-
-class Context(nn.Module):
-    """Three small convolutions, so that a pixel's logits depend on its neighbours; in evaluation mode."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.BatchNorm2d(6),
-            nn.Tanh(),
-            nn.Dropout(0.5),
-            Block(6),
-            nn.Conv2d(6, CLASSES, 1),
-        )
-        generator = torch.Generator().manual_seed(seed)
-        for value in self.state_dict().values():
-            if value.is_floating_point():
-                value.copy_(2 * torch.rand(value.shape, generator=generator) - 1)
-        for norm in (self.body[1], self.body[4].bn):
-            norm.running_var.fill_(2.0)
-        self.double().eval()
-        # All classes are about equally likely, so that there is much to be changed about predictions.
-        with torch.no_grad():
-            self.body[5].bias -= self.body(2 * images(8, seed=99)).mean((0, 2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(2 * x)
-
-
-class Constant(nn.Module):
-    """The same features and logits whatever the image, and a gradient of exactly zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = Context()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(0 * x)
-
-
-def bright(x: Tensor) -> Tensor:
-    """Which images are bright on the whole, (N, 1, 1, 1)."""
-    return (x.mean((1, 2, 3)) > 0.6).view(-1, 1, 1, 1)
-
-
-class BreaksOnBright(nn.Module):
-    """``inner``, but with ``value``, or NaN made from it, in the features and logits of every bright image; ``broken``
-    once there was one.
-    """
-
-    def __init__(self, inner: nn.Module, value: float = torch.nan) -> None:
-        super().__init__()
-        self.inner, self.value, self.broken = inner, value, False
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.broken |= bool(bright(x).any())
-        factor = torch.where(bright(x), self.value, 1.0)
-        return self.inner(x * factor) * factor
-
-
-def images(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0, high: float = 1.0) -> Tensor:
-    """Random images on the 8-bit grid, float64 in [0, high]."""
-    generator = torch.Generator().manual_seed(seed)
-    return (high * torch.rand(count, 3, *size, generator=generator, dtype=torch.float64) * 255).round() / 255
-
-
-def labels(
-    count: int = 3,
-    size: tuple[int, int] = SIZE,
-    *,
-    seed: int = 0,
-    values: Iterable[int] = (*range(CLASSES), VOID),
-    block: int = 5,
-) -> Tensor:
-    """Patches of about ``block`` pixels with one of ``values`` each, so that there are insides as well as borders."""
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.tensor(tuple(values))
-    rows, cols = (torch.arange(side) * 2 // (2 * block - 1) for side in size)
-    patches = torch.randint(len(values), (count, int(rows[-1]) + 1, int(cols[-1]) + 1), generator=generator)
-    return values[patches[:, rows][:, :, cols]]
-
-
 def dense(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0) -> Tensor:
     """Labels without void."""
     return labels(count, size, seed=seed, values=range(CLASSES))
-
-
-def draw(batch: int, *, seed: int = 0, copy: int = 0, dtype: torch.dtype = torch.float64, same: bool = False) -> Draw:
-    """Random numbers for a part on its own; with ``same`` every item of the batch gets the same ones."""
-    items = torch.zeros(batch, dtype=torch.int64) if same else torch.arange(batch)
-    start = torch.zeros(1, dtype=torch.int64)
-    return Draw(derive(derive(items, seed), copy), torch.full((batch,), copy), derive(start, seed), dtype)
 
 
 def run_of(attack: Attack, x: Tensor, y: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Run:
@@ -216,13 +121,6 @@ def few(attack: AnyAttack, most: int = 3) -> AnyAttack:
 
 def _cost(part: Part) -> int:
     return compose(part).evaluations
-
-
-def changed(attack: AnyAttack, **settings: Any) -> AnyAttack:
-    """An attack, or every attack of a worst case, with other settings."""
-    if isinstance(attack, WorstCase):
-        return WorstCase(attacks=tuple(replace(one, **settings) for one in attack.attacks))
-    return replace(attack, **settings)
 
 
 def _quick(attack: AnyAttack, iterations: int) -> AnyAttack:

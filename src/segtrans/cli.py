@@ -164,6 +164,31 @@ def report(
         Console().print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
 
 
+@app.command()
+def doctor(
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model to examine; repeatable.")] = None,
+    data: Annotated[str, typer.Option(help="What to examine it on: voc:PATH, …, photos.")] = "photos",
+    size: Annotated[int, typer.Option(help="Squeeze images to this square.")] = 128,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what results depend on here, and what is wrong with models (then the exit code is 2)."""
+    from dataclasses import asdict
+
+    from segtrans.doctor import diagnose, environment
+
+    surroundings, found = environment(), diagnose(model or [], data, size=size, device=device)
+    if as_json:
+        findings = {name: [asdict(finding) for finding in findings] for name, findings in found.items()}
+        _print_json({"environment": surroundings, "models": findings})
+    else:
+        lines = [f"{name}: {value}" for name, value in surroundings.items()]
+        for name, findings in found.items():
+            lines += [f"{name}: {finding.fault}: {finding.advice}" for finding in findings] or [f"{name}: sound"]
+        sys.stdout.write("\n".join(lines) + "\n")
+    raise typer.Exit(2 if any(found.values()) else 0)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="attacks, parts, models or datasets.")],

@@ -9,7 +9,7 @@ from segtrans.attack import Attack
 from segtrans.gradients import Relevance
 from segtrans.objectives import WrongClass
 from segtrans.random import Draw
-from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, each_attack, each_separate_attack, images, labels
+from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, each_attack, images, labels
 
 X, Y = images(4), labels(4)
 MODEL = Context()
@@ -48,15 +48,6 @@ def test_default_seed_is_zero() -> None:
     assert torch.equal(attack(MODEL, X, Y), attack(MODEL, X, Y, seed=0))
 
 
-@each_separate_attack
-def test_the_batch_does_not_matter(attack: Attack) -> None:
-    together = attack(MODEL, X, Y, seed=5)
-    singly = [attack(MODEL, x[None], y[None], seed=5) for x, y in zip(X, Y, strict=True)]
-    assert torch.equal(together, torch.cat(singly))
-    order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(together[order], attack(MODEL, X[order], Y[order], seed=5))
-
-
 ALONE = {name: attack for name, attack in SEPARATE.items() if name in BY_THEMSELVES}
 
 
@@ -65,18 +56,6 @@ def test_the_models_own_prediction_does_not_depend_on_the_batch_either(attack: A
     together = attack(MODEL, X)
     assert torch.equal(together[1:2], attack(MODEL, X[1:2]))
     assert torch.equal(together, attack(MODEL, X, MODEL(X).argmax(1)))
-
-
-COPIED = {name: attack for name, attack in ATTACKS.items() if attack.copies > 1}
-
-
-@pytest.mark.parametrize("attack", COPIED.values(), ids=COPIED)
-def test_chunks_do_not_matter(attack: Attack) -> None:
-    one = attack.perturb(MODEL, X, Y, chunk=1)
-    for chunk in (3, len(X) * attack.copies, 100):
-        many = attack.perturb(MODEL, X, Y, chunk=chunk)
-        assert torch.equal(one.adversarial, many.adversarial)
-        assert one.evaluations == many.evaluations
 
 
 def test_chunks_are_what_the_model_sees() -> None:

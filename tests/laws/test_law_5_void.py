@@ -18,7 +18,6 @@ from toys import (
     PixelLinear,
     dense,
     each_objective,
-    each_separate_attack,
     images,
     labels,
     loss_of,
@@ -107,20 +106,6 @@ def test_what_is_under_void_does_not_matter_to_a_model_of_single_pixels(
     other = attack(PixelLinear(), torch.where(under, 0.5, X), Y)
     # An L2 ball is over the whole image, but void pixels take no part of it.
     assert torch.allclose(one.where(~under, 0), other.where(~under, 0), atol=1e-12)
-
-
-@each_separate_attack
-@pytest.mark.filterwarnings("ignore::segtrans.attack.ZeroGradientWarning")
-def test_an_image_of_void_changes_nothing_elsewhere(attack: Attack) -> None:
-    model = Context()
-    x = torch.cat([X, images(1, seed=9)])
-    y = torch.cat([Y, torch.full_like(Y[:1], VOID)])
-    result = attack.perturb(model, x, y)
-    assert torch.equal(result.adversarial[:3], attack(model, X, Y))
-    assert not result.failed.any()
-    assert result.stalled.tolist() == [False, False, False, attack.iterations > 0]
-    if not attack.attacks[0].random_start:
-        assert torch.equal(result.adversarial[3], x[3])
 
 
 def test_an_image_of_void_is_reported() -> None:

@@ -13,7 +13,7 @@ from segtrans.gradients import Momentum
 from segtrans.objectives import CrossEntropy
 from segtrans.threat import L2
 from segtrans.transforms import Transform
-from toys import ATTACKS, Context, dense, draw, each_transform, images, labels, run_of
+from toys import ATTACKS, Context, dense, draw, images, labels, run_of
 
 X, Y = images(2), labels(2)
 MODEL = Context()
@@ -81,23 +81,6 @@ def test_neutral_momentum_in_l2_is_neutral_up_to_rounding() -> None:
     """Momentum divides by the gradient's mean, which a direction of unit length undoes."""
     base = Attack(threat=L2(1.0))
     assert torch.allclose(compose(Momentum(decay=0), base)(MODEL, X, Y), base(MODEL, X, Y), atol=1e-12)
-
-
-@each_transform
-def test_unread_pixels_have_no_gradient_and_read_ones_do(transform: Transform) -> None:
-    """Change one pixel at a time: what then changes nothing must have a gradient of exactly zero, and only that."""
-    height, width = 9, 11
-    pixels = height * width
-    x = images(1, (height, width)).clamp(0.1, 0.9).expand(pixels + 1, -1, -1, -1).clone()
-    for number in range(pixels):
-        x[number, :, number // width, number % width] += 0.05
-    x.requires_grad_()
-    y = dense(1, (height, width)).expand(pixels + 1, -1, -1)
-    out, _ = transform(x, y, draw(pixels + 1, seed=4, same=True))
-    read = (out[:-1] != out[-1]).flatten(1).any(1)
-    (gradient,) = torch.autograd.grad((out[-1] * (1 + torch.rand_like(out[-1]))).sum(), x)
-    assert torch.equal((gradient[-1] != 0).any(0).flatten(), read)
-    assert read.any()
 
 
 def one_step(transform: Transform) -> Tensor:

@@ -14,13 +14,10 @@ from segtrans.gradients import Smooth
 from segtrans.objectives import Objective
 from segtrans.steps import Patchwise, Proximal
 from segtrans.threat import L2
-from segtrans.transforms import Transform
 from toys import (
     CLASSES,
     PixelLinear,
-    draw,
     each_objective,
-    each_transform,
     images,
     labels,
     loss_of,
@@ -143,13 +140,6 @@ def test_gradient_of_objectives(objective: Objective) -> None:
 
     value(logits)
     assert torch.autograd.gradcheck(value, logits.requires_grad_())
-
-
-@each_transform
-def test_gradient_of_transformations(transform: Transform) -> None:
-    x, y = images(2, (4, 5)).requires_grad_(), labels(2, (4, 5), block=2)
-    for copy in {0, transform.copies - 1}:
-        assert torch.autograd.gradcheck(lambda z, copy=copy: transform(z, y, draw(2, copy=copy))[0], x, fast_mode=True)
 
 
 def test_the_attacks_gradient_is_the_mean_over_copies() -> None:

@@ -32,17 +32,9 @@ Y = labels(4)
 OTHERS = [0, 2, 3]
 
 
-@each_attack
-def test_a_constant_model_is_reported(attack: Attack) -> None:
-    result = attack.perturb(Constant(), X, Y)
-    assert result.adversarial.isfinite().all()
-    assert result.stalled.tolist() == [attack.iterations > 0] * 4
-    assert not result.failed.any()
-    if not attack.attacks[0].random_start:
-        assert torch.equal(result.adversarial, X)
-    if attack.iterations:
-        with pytest.warns(ZeroGradientWarning, match=r"zero gradient for image\(s\) 0, 1, 2, 3 "):
-            assert torch.equal(attack(Constant(), X, Y), result.adversarial)
+def test_a_constant_model_is_reported() -> None:
+    with pytest.warns(ZeroGradientWarning, match=r"zero gradient for image\(s\) 0, 1, 2, 3 "):
+        assert torch.equal(Attack()(Constant(), X, Y), X)
 
 
 @each_attack
@@ -52,23 +44,18 @@ def test_a_model_with_a_gradient_is_not_reported(attack: Attack) -> None:
         attack(Context(), X, Y)
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
+def test_nan_is_an_error_that_names_the_image() -> None:
+    with pytest.raises(NonFiniteError, match=r"image\(s\) 1 of the batch") as error:
+        Attack()(BreaksOnBright(Context()), X, Y)
+    assert error.value.indices == (1,)
+
+
 @each_separate_attack
-def test_nan_is_the_error_of_its_image_alone(attack: Attack, value: float) -> None:
-    model = BreaksOnBright(Context(), value)
-    result = attack.perturb(model, X, Y)
-    assert result.adversarial.isfinite().all()
+def test_the_bright_image_is_bright_to_the_model(attack: Attack) -> None:
+    """Otherwise what check_attack says about NaN would hold for want of any."""
+    model = BreaksOnBright(Context())
+    attack.perturb(model, X, Y)
     assert model.broken == (attack.iterations > 0) or any(isinstance(t, Operators) for t in attack.transforms)
-    assert result.failed.tolist() == [False, model.broken, False, False]
-    assert not result.stalled.any()
-    alone = attack.perturb(model, X[OTHERS], Y[OTHERS])
-    assert not alone.failed.any()
-    assert torch.equal(result.adversarial[OTHERS], alone.adversarial)
-    if model.broken:
-        assert torch.equal(result.adversarial[1], X[1]), "it is as it was"
-        with pytest.raises(NonFiniteError, match=r"image\(s\) 1 of the batch") as error:
-            attack(model, X, Y)
-        assert error.value.indices == (1,)
 
 
 class RootOfZero(nn.Module):

@@ -5,22 +5,20 @@ meets each size too. A batch of three, one image of it all void, is compared wit
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read
-from segtrans.data.base import VOID
 from segtrans.objectives.constraints import PixelMultipliers
 from segtrans.objectives.features import PreparedObjective
 from segtrans.steps import Proximal
+from segtrans.testing import check_call
 from segtrans.transforms import Transform
 from segtrans.worst import AnyAttack
-from toys import Context, changed, few, images, labels, parts_of
+from toys import Context, changed, few, parts_of
 
 SIZES = [(65, 97), (128, 128), (160, 96)]
 TRANSFORMS = parts_of(Transform)
@@ -72,49 +70,15 @@ def affordable(attack: AnyAttack) -> AnyAttack:
     return changed(attack, iterations=min(attack.iterations, most))
 
 
-def check(attack: AnyAttack, size: tuple[int, int]) -> None:
-    attack = affordable(attack)
-    x, y = images(3, size), labels(3, size, block=9)
-    y[2] = VOID
-    region = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.7
-    before = x.clone(), y.clone(), region.clone()
-    result = attack.perturb(MODEL, x, y, region=region)
-    assert all(map(torch.equal, (x, y, region), before)), "the caller's tensors are left alone"
-    assert result.evaluations <= attack.evaluations
-    assert not result.failed.any()
-    stays_inside(attack, result.adversarial, x)
-    moved = (result.adversarial != x).any(1)
-    assert not moved[:, ~region].any(), "nothing outside the region moves"
-    if attack.iterations:
-        assert moved[:2].flatten(1).any(1).all()
-    if not attack.shared:
-        alone = attack(MODEL, x[:1], y[:1], region=region)
-        assert torch.equal(result.adversarial[:1], alone), "the batch does not matter"
-        assert result.stalled.tolist() == [False, False, attack.iterations > 0]
-        assert any(one.random_start for one in attack.attacks) or not moved[2].any(), "an image of void has no gradient"
-    nothing = changed(attack, threat=replace(attack.threat, eps=0))
-    assert torch.equal(nothing(MODEL, x[:1], y[:1]), x[:1])
-
-
-def stays_inside(attack: AnyAttack, adversarial: Tensor, x: Tensor) -> None:
-    threat = attack.threat
-    assert adversarial.isfinite().all()
-    assert 0 <= adversarial.min() <= adversarial.max() <= 1
-    assert (threat.distance(adversarial, x) <= threat.radius * (1 + 1e-12)).all()
-    grid = threat.quantise(adversarial, x)
-    assert torch.equal((grid * 255).round() / 255, grid)
-    assert (threat.distance(grid, x) <= threat.radius * (1 + 1e-12)).all()
-
-
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_entry(name: str, size: tuple[int, int]) -> None:
-    check(ENTRIES[name].attack, size)
+    check_call(affordable(ENTRIES[name].attack), MODEL, size)
 
 
 @pytest.mark.parametrize(("name", "size", "transform"), MIXED, ids=str)
 def test_every_entry_with_one_more_transformation(name: str, size: tuple[int, int], transform: str) -> None:
-    check(read(f"{name} + {transform}()"), size)
+    check_call(affordable(read(f"{name} + {transform}()")), MODEL, size)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -223,7 +223,7 @@ def test_smp_folder(folder: Path) -> None:
     assert (model.name, model.backbone, len(model.classes)) == ("saved", "resnet18", 3)
     assert_contract(model, 3)
     # Logits, not the probabilities of the activation.
-    assert model(images((32, 32))).min() < 0
+    assert model(images((32, 32)).float()).min() < 0
     with pytest.raises(UsageError, match="leave classes=4 out"):
         load_model(f"smp:{folder}?classes=4")
     (folder / "config.json").write_text("{}")
