@@ -435,6 +435,23 @@ def test_interrupt_finishes_the_unit_and_keeps_it(
     assert not again["interrupted"]
 
 
+def test_interrupt_between_clean_predictions(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[str] = []
+    clean = runner._clean
+
+    def interrupted(plan: Any, name: str, progress: Any) -> Any:
+        predicted.append(name)
+        signal.raise_signal(signal.SIGTERM)
+        return clean(plan, name, progress)
+
+    monkeypatch.setattr(runner, "_clean", interrupted)
+    result = go()
+    assert result["interrupted"]
+    assert (predicted, result["cells"]) == (["a:0"], [])
+
+
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         signal.raise_signal(signal.SIGINT)

@@ -1,14 +1,16 @@
 """Doing a plan: craft on each surrogate, round to 8 bits, re-read, score on every target, keep what is finished."""
 
+import os
 import resource
 import signal
-import sys
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -57,7 +59,7 @@ class _Stop:
 def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     """Run what a plan asks for and is not finished yet.
 
-    Ctrl-C once finishes the unit in hand, twice stops at once; finished work stays on disk either way.
+    Ctrl-C or SIGTERM once finishes the unit in hand, twice stops at once; finished work stays on disk either way.
 
     Raises:
         DataError: not one image could be read. ModelError: every model failed on every image.
@@ -66,7 +68,7 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=quiet, transient=True)
     with progress, _interruptible() as stop, _exact(plan.device):
-        clean = _predict_clean(plan, progress)
+        clean = _predict_clean(plan, progress, stop)
         units: dict[Unit, Shard] = {}
         scores: dict[tuple[Unit, str], Shard] = {}
         resumed = 0
@@ -85,7 +87,7 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for u, shard in units.items()]
     found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for (u, _), shard in scores.items()]
     failures = [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
-    return Outcome(clean, units, scores, tuple(_once(failures)), stop.asked, resumed)
+    return Outcome(clean, units, scores, tuple(_once(failures)), len(units) < len(plan.units), resumed)
 
 
 @contextmanager
@@ -110,24 +112,25 @@ def _once(failures: list[Failure]) -> list[Failure]:
 
 @contextmanager
 def _interruptible() -> Generator[_Stop]:
-    """The first Ctrl-C asks to stop, the second stops."""
+    """The first Ctrl-C or request to terminate asks to stop, the second stops."""
     stop = _Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        print("finishing the unit in hand; press Ctrl-C again to stop at once", file=sys.stderr)  # noqa: T201
+        # A signal may come in the middle of a print, which cannot be entered twice.
+        os.write(2, b"finishing the unit in hand; press Ctrl-C again to stop at once\n")
 
+    previous: dict[int, Any] = {}
     try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread, where signals cannot be handled
-        yield stop
-        return
-    try:
+        # Elsewhere than in the main thread signals cannot be handled.
+        if threading.current_thread() is threading.main_thread():
+            previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _batches(
@@ -156,10 +159,12 @@ def _batches(
         yield batch
 
 
-def _predict_clean(plan: Plan, progress: Progress) -> dict[str, Shard]:
-    """Every model's clean masks, on disk, and on which images it is usable."""
+def _predict_clean(plan: Plan, progress: Progress, stop: _Stop) -> dict[str, Shard]:
+    """Every model's clean masks, on disk, and on which images it is usable; of fewer models where asked to stop."""
     shards: dict[str, Shard] = {}
     for name in plan.models:
+        if stop.asked:
+            return shards
         unit, identity = f"clean--{slug(name)}-{plan.clean_identity(name)[:8]}", plan.clean_identity(name)
         shard = plan.store.read(unit, identity)
         if shard is None:
