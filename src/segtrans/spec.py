@@ -33,7 +33,8 @@ class RunConfig(BaseModel):
             Left out, each attack keeps its own.
         seeds: one repetition of everything per seed.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results.
+        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results, and is
+            halved as often as memory does not suffice.
         save_images: keep every adversarial image as PNG.
         pictures: how many images are shown with masks.
         out: where results go; finished work found there is not done again.

@@ -1,16 +1,18 @@
 """Doing a plan: craft on each surrogate, round to 8 bits, re-read, score on every target, keep what is finished."""
 
 import os
+import re
 import resource
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -24,6 +26,14 @@ from segtrans.errors import DataError, ModelError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor, write_image
 from segtrans.metrics import Counts
 from segtrans.models import SegModel
+
+NOT_FINITE = "returned NaN or infinite logits"
+TOO_LARGE = "does not fit into memory even with one image at a time"
+
+_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
+"""How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -169,13 +179,13 @@ def _predict_clean(plan: Plan, progress: Progress, stop: _Stop) -> dict[str, Sha
         shard = plan.store.read(unit, identity)
         if shard is None:
             shard = _clean(plan, name, progress)
-            plan.store.write(unit, identity, shard)
+            _keep(plan, unit, identity, shard)
         shards[name] = shard
     if not any(shard.header["images"] for shard in shards.values()):
         failures = [failure for shard in shards.values() for failure in shard.header["failures"]]
-        read = next((reason for _, reason in failures if "NaN" in reason), None)
-        if read is not None:
-            raise ModelError(f"{read} on every image")
+        models = next((reason for _, reason in failures if reason.startswith("model ")), None)
+        if models is not None:
+            raise ModelError(f"on every image {models}")
         raise DataError(f"no image of {plan.data.name!r} can be read; the first: {failures[0][1]}")
     return shards
 
@@ -186,13 +196,13 @@ def _clean(plan: Plan, name: str, progress: Progress) -> Shard:
     unusable: list[tuple[str, str]] = []
     task = progress.add_task(f"clean {plan.models[name].name}", total=len(plan.data))
     for samples in _batches(plan, None, unreadable):
-        predictions, finite = _predict(plan.models[name], _images(samples, plan.device))
-        for sample, prediction, fine in zip(samples, predictions, finite, strict=True):
-            if fine:
+        predictions, faults = _predict(plan.models[name], _images(samples, plan.device))
+        for sample, prediction, fault in zip(samples, predictions, faults, strict=True):
+            if fault:
+                unusable.append((sample.name, f"model {name!r} {fault}"))
+            else:
                 plan.store.write_mask(plan.store.png(plan.clean_folder(name), sample.name), prediction)
                 images.append(sample.name)
-            else:
-                unusable.append((sample.name, f"model {name!r} returned NaN or infinite logits"))
         progress.advance(task, len(samples))
     progress.remove_task(task)
     return Shard({}, {"images": images, "failures": unreadable + unusable})
@@ -204,7 +214,9 @@ def _clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
     try:
         return plan.store.read_mask(path)
     except DataError:
-        prediction = _predict(plan.models[name], _images([sample], plan.device))[0][0]
+        (prediction,), (fault,) = _predict(plan.models[name], _images([sample], plan.device))
+        if fault:
+            raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before") from None
         plan.store.write_mask(path, prediction)
         return prediction
 
@@ -213,19 +225,58 @@ def _images(samples: list[Sample], device: torch.device) -> Tensor:
     return torch.stack([to_tensor(sample.image) for sample in samples]).to(device)
 
 
-def _predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[bool]]:
-    """Class ids (N, H, W) on the CPU, and for which images the logits were finite."""
+def _predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
+    """Class ids (N, H, W) on the CPU, and what was wrong with each image, or nothing."""
+
+    def predict(chunk: int) -> tuple[Tensor, list[str]]:
+        masks: list[Tensor] = []
+        faults: list[str] = []
+        for part in x.split(chunk):
+            logits = model(part)
+            # argmax over channels takes six times as long on a CPU.
+            masks.append(logits.max(1).indices.cpu())
+            faults += ["" if fine else NOT_FINITE for fine in logits.isfinite().flatten(1).all(1).tolist()]
+        return torch.cat(masks), faults
+
     with torch.inference_mode():
-        logits = model(x)
-        # argmax over channels takes six times as long on a CPU.
-        return logits.max(1).indices.cpu(), logits.isfinite().flatten(1).all(1).tolist()
+        found, _ = _fitting(predict, len(x))
+    return found or (torch.zeros_like(x[:, 0], dtype=torch.int64, device="cpu"), [TOO_LARGE] * len(x))
+
+
+def _fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:
+    """What ``do`` finds with ``chunk`` images in the model at once, or with half as many as often as memory does not
+    suffice, and that number; None where not even one fits.
+    """
+    while True:
+        try:
+            return do(chunk=chunk), chunk
+        except (RuntimeError, MemoryError) as error:
+            lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or _LACKING.search(str(error))
+            if not lacking:
+                raise
+        # Out of the except clause, since the error holds on to what was in memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if chunk == 1:
+            return None, 1
+        chunk //= 2
+
+
+def _keep(plan: Plan, name: str, identity: str, shard: Shard, *basis: Shard) -> None:
+    """Put a finished shard on disk, unless it or one that it builds on lacks an image for want of memory, of which
+    there may be more another time.
+    """
+    reasons = [reason for one in (shard, *basis) for _, reason in one.header["failures"]]
+    if not any(reason.endswith(TOO_LARGE) for reason in reasons):
+        plan.store.write(name, identity, shard)
 
 
 class _Work:
     """One unit: what of it is on disk already, and the rest."""
 
     def __init__(self, plan: Plan, unit: Unit, clean: dict[str, Shard], progress: Progress) -> None:
-        self.plan, self.unit, self.progress = plan, unit, progress
+        self.plan, self.unit, self.clean, self.progress = plan, unit, clean, progress
+        self.chunk = plan.config.batch
         self.usable = {name: set(clean[name].header["images"]) for name in (unit.surrogate, *plan.targets)}
         self.crafted = plan.store.read(plan.unit_name(unit), plan.unit_identity(unit))
         found = {t: plan.store.read(plan.score_name(unit, t), plan.score_identity(unit, t)) for t in plan.targets}
@@ -251,9 +302,9 @@ class _Work:
                 tensors = {"attacked": counts.attacked.int(), "clean": counts.clean.int()}
                 tensors |= {"flipped": counts.flipped, "changed": counts.changed}
             shard = Shard(tensors, {"images": self.scored[target], "failures": self.failures[target]})
-            self.plan.store.write(
-                self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target), shard
-            )
+            name, identity = self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target)
+            assert self.crafted is not None
+            _keep(self.plan, name, identity, shard, self.crafted, self.clean[self.unit.surrogate], self.clean[target])
             self.scores[target] = shard
         return False
 
@@ -281,7 +332,12 @@ class _Work:
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
             started = time.perf_counter()
-            result = attack.perturb(surrogate, x, y, seed=unit.seed, chunk=plan.config.batch)
+            result, self.chunk = _fitting(partial(attack.perturb, surrogate, x, y, seed=unit.seed), self.chunk)
+            self.progress.advance(task, len(samples))
+            if result is None:
+                reason = f"attack {unit.attack!r} on {unit.surrogate!r} {TOO_LARGE}"
+                failures += [(sample.name, reason) for sample in samples]
+                continue
             grid = attack.threat.quantise(result.adversarial, x)
             _synchronise(plan.device)
             seconds += time.perf_counter() - started
@@ -289,7 +345,7 @@ class _Work:
             kept: list[tuple[Sample, Pixels]] = []
             for sample, image, failed in zip(samples, grid, result.failed.tolist(), strict=True):
                 if failed:
-                    failures.append((sample.name, f"surrogate {unit.surrogate!r} returned NaN or infinite logits"))
+                    failures.append((sample.name, f"surrogate {unit.surrogate!r} {NOT_FINITE}"))
                     continue
                 pixels = to_pixels(image)
                 if plan.config.save_images or sample.name in plan.pictured:
@@ -298,7 +354,6 @@ class _Work:
                 images.append(sample.name)
             for first in range(0, len(kept), plan.config.batch):
                 self._score(kept[first : first + plan.config.batch])
-            self.progress.advance(task, len(samples))
         self.progress.remove_task(task)
         header = {
             "images": images,
@@ -309,7 +364,8 @@ class _Work:
             "evaluations": attack.evaluations_on(len(members(surrogate))),
         }
         self.crafted = Shard({}, header)
-        plan.store.write(plan.unit_name(unit), plan.unit_identity(unit), self.crafted)
+        name, identity = plan.unit_name(unit), plan.unit_identity(unit)
+        _keep(plan, name, identity, self.crafted, self.clean[unit.surrogate])
 
     def _reread(self) -> None:
         """Score adversarial images that are on disk."""
@@ -327,12 +383,11 @@ class _Work:
             use = [i for i, (sample, _) in enumerate(kept) if sample.name in self.usable[name]]
             if not use:
                 continue
-            predictions, finite = _predict(model, attacked[use])
-            for i, after, fine in zip(use, predictions, finite, strict=True):
+            predictions, faults = _predict(model, attacked[use])
+            for i, after, fault in zip(use, predictions, faults, strict=True):
                 sample = kept[i][0]
-                if not fine:
-                    reason = f"model {name!r} returned NaN or infinite logits on the adversarial image"
-                    self.failures[name].append((sample.name, reason))
+                if fault:
+                    self.failures[name].append((sample.name, f"on the adversarial image model {name!r} {fault}"))
                     continue
                 before = _clean_mask(plan, name, sample)
                 truth = before if sample.label is None else sample.label
