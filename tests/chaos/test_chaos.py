@@ -28,10 +28,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(folder: Path, count: int = 8) -> None:
-    """Wait until a run has made ``count`` shards."""
+def count(folder: Path) -> int:
+    """How many shards there are."""
+    return len(list((folder / "run").rglob("[!.]*.safetensors")))
+
+
+def begun(folder: Path, shards: int = 8) -> None:
+    """Wait until a run has made so many shards."""
     deadline = time.monotonic() + 120
-    while len(list((folder / "run").rglob("[!.]*.safetensors"))) < count:
+    while count(folder) < shards:
         assert time.monotonic() < deadline, (folder / "said.txt").read_text()
         time.sleep(0.002)
 
@@ -44,7 +49,9 @@ def test_killed_at_any_moment_a_run_goes_on_where_it_was(undisturbed: Path, tmp_
         before = shards(folder)
         while kills < KILLS:
             process = start(folder)
-            process.join(chance.uniform(0, 0.4))
+            while kills % 2 and process.is_alive() and count(folder) == len(before):
+                time.sleep(0.002)  # at work, where the other half of the kills may come while it still begins
+            process.join(chance.uniform(0, 0.1 if kills % 2 else 0.4))
             process.kill()
             over = finish(process) == 0
             after = shards(folder)
@@ -163,6 +170,69 @@ def test_two_runs_in_one_folder_end_complete_and_equal(undisturbed: Path, tmp_pa
     both = [start(folder), start(folder)]
     assert [finish(process) for process in both] == [0, 0]
     assert len(shards(folder)) == 3 + UNITS * 3
+    assert tables(folder) == tables(undisturbed)
+
+
+def met(folder: Path, processes: int) -> set[int]:
+    """Wait until so many processes are at work; their ids."""
+    deadline = time.monotonic() + 120
+    while len(found := runs.signed(folder / "book")) < processes:
+        assert time.monotonic() < deadline, "workers do not come"
+        time.sleep(0.02)
+    return set(found)
+
+
+def gone(process: int, within: float = 60) -> bool:
+    """Whether a process ends in time; one that nobody asks for its exit code any more has ended."""
+    status, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if status.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_workers_make_the_same_tables_though_one_is_killed(undisturbed: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "run")
+    process = runs.context.Process(target=runs.shared, args=(folder, 3))
+    process.start()
+    helpers = met(folder, 3) - {process.pid}
+    begun(folder, 3 + 5)
+    os.kill(min(helpers), signal.SIGKILL)
+    then = runs.signed(folder / "book")
+    assert finish(process) == 0
+    others = {process.pid or 0, max(helpers)}
+    assert all(runs.signed(folder / "book")[other] > then[other] + 10 for other in others), "all share the work"
+    assert len(shards(folder)) == 3 + UNITS * 3
+    assert gone(max(helpers))
+    assert tables(folder) == tables(undisturbed)
+
+
+def test_workers_stop_with_the_run_and_end_with_it(undisturbed: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "run")
+    process = runs.context.Process(target=runs.shared, args=(folder, 2))
+    process.start()
+    (helper,) = met(folder, 2) - {process.pid}
+    begun(folder)
+    # Ctrl-C goes to all processes of a terminal.
+    for each in (helper, process.pid or 0):
+        os.kill(each, signal.SIGINT)
+    assert finish(process) == 130
+    assert gone(helper)
+    kept = shards(folder)
+    assert (len(kept) - 3) % 3 == 0, "nobody's unit is half done"
+    (folder / "book").unlink()
+    process = runs.context.Process(target=runs.shared, args=(folder, 2))
+    process.start()
+    (helper,) = met(folder, 2) - {process.pid}
+    process.kill()
+    process.join()
+    assert gone(helper), "a worker outlives the run that started it"
+    whole(folder)
+    assert kept.items() <= shards(folder).items()
     assert tables(folder) == tables(undisturbed)
 
 

@@ -4,12 +4,16 @@ import os
 import re
 import resource
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -22,7 +26,7 @@ from torch import Tensor
 from segtrans.bench.plan import Plan, Unit, members
 from segtrans.bench.store import Shard, slug
 from segtrans.data.base import Sample, resize
-from segtrans.errors import DataError, ModelError
+from segtrans.errors import DataError, ModelError, SegtransError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor, write_image
 from segtrans.metrics import Counts
 from segtrans.models import SegModel
@@ -34,6 +38,7 @@ _LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|AL
 """How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
 
 Found = TypeVar("Found")
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Failure:
 @dataclass(frozen=True)
 class Outcome:
     """What a run left: a clean shard per model, a crafted shard per finished unit, a score per unit and target,
-    failures, and whether it was stopped.
+    failures, and whether it was stopped before all was done.
     """
 
     clean: dict[str, Shard]
@@ -56,18 +61,13 @@ class Outcome:
     scores: dict[tuple[Unit, str], Shard]
     failures: tuple[Failure, ...] = ()
     interrupted: bool = False
-    resumed: int = 0
-
-
-@dataclass
-class _Stop:
-    """Whether the user asked to stop."""
-
-    asked: bool = field(default=False)
 
 
 def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     """Run what a plan asks for and is not finished yet.
+
+    Other processes at work in the same folder, the plan's own workers or further runs, share it: what one of them is at
+    the others leave to it, and what it leaves undone they do.
 
     Ctrl-C or SIGTERM once finishes the unit in hand, twice stops at once; finished work stays on disk either way.
 
@@ -77,27 +77,101 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=quiet, transient=True)
-    with progress, _interruptible() as stop, _exact(plan.device):
-        clean = _predict_clean(plan, progress, stop)
-        units: dict[Unit, Shard] = {}
-        scores: dict[tuple[Unit, str], Shard] = {}
-        resumed = 0
-        overall = progress.add_task("units", total=len(plan.units))
-        for unit in plan.units:
-            if stop.asked:
-                break
-            work = _Work(plan, unit, clean, progress)
-            resumed += work.finish()
-            assert work.crafted is not None
-            units[unit] = work.crafted
-            scores |= {(unit, target): shard for target, shard in work.scores.items()}
-            progress.advance(overall)
-        _draw_masks(plan, units)
+    with progress, _interruptible() as stop:
+        with _helped(plan, stop, console):
+            clean, done = _finish(plan, progress, stop)
+        with _exact(plan.device):
+            _draw_masks(plan, {unit: crafted for unit, (crafted, _) in done.items()})
+    units = {unit: done[unit][0] for unit in plan.units if unit in done}
+    scores = {(unit, target): done[unit][1][target] for unit in units for target in plan.targets}
     found = [(f"clean {model}", shard) for model, shard in clean.items()]
     found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for u, shard in units.items()]
     found += [(f"{u.attack} on {u.surrogate}, seed {u.seed}", shard) for (u, _), shard in scores.items()]
     failures = [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
-    return Outcome(clean, units, scores, tuple(_once(failures)), len(units) < len(plan.units), resumed)
+    return Outcome(clean, units, scores, tuple(_once(failures)), len(units) < len(plan.units))
+
+
+def _finish(
+    plan: Plan, progress: Progress, stop: Connection
+) -> tuple[dict[str, Shard], dict[Unit, tuple[Shard, dict[str, Shard]]]]:
+    """Every model's clean predictions, and every unit with its scores; less where asked to stop."""
+    found: dict[str, Shard] = {}
+    done: dict[Unit, tuple[Shard, dict[str, Shard]]] = {}
+
+    def predict(name: str) -> None:
+        found[name] = _clean(plan, name, progress)
+
+    def finish(unit: Unit) -> None:
+        done[unit] = _Work(plan, unit, clean, progress).finish()
+        progress.advance(overall)
+
+    with _exact(plan.device):
+        _share(plan, {name: plan.clean_identity(name) for name in plan.models}, predict, stop)
+        clean = {name: found[name] for name in plan.models if name in found}
+        if len(clean) == len(plan.models):
+            _check_usable(plan, clean)
+            overall = progress.add_task("units", total=len(plan.units))
+            _share(plan, {unit: plan.unit_identity(unit) for unit in plan.units}, finish, stop)
+    return clean, done
+
+
+def _share(plan: Plan, identities: Mapping[Task, str], do: Callable[[Task], None], stop: Connection) -> None:
+    """``do`` every task, which takes no time where it is done, but none that another process is at until it is not."""
+    left = list(identities)
+    while left:
+        waiting: list[Task] = []
+        for task in left:
+            if stop.poll():
+                return
+            with plan.store.claim(identities[task]) as mine:
+                if mine:
+                    do(task)
+                else:
+                    waiting.append(task)
+        if waiting == left:
+            time.sleep(0.05)
+        left = waiting
+
+
+@contextmanager
+def _helped(plan: Plan, stop: Connection, console: Console) -> Generator[None]:
+    """With other processes at the same work, so many that the plan has its workers; they share this one's threads."""
+    threads, context = torch.get_num_threads(), get_context("spawn")
+    share = max(1, threads // plan.config.workers)
+    helpers: list[BaseProcess] = []
+    try:
+        # They inherit that they heed no signals; that there was one they learn from ``stop``.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            for _ in range(plan.config.workers - 1):
+                helper = context.Process(target=_help, args=(plan.again, stop, share))
+                helper.start()
+                helpers.append(helper)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        torch.set_num_threads(share)
+        yield
+        if stop.poll():
+            for helper in helpers:
+                helper.join()
+    finally:
+        torch.set_num_threads(threads)
+        codes = [helper.exitcode for helper in helpers if helper.exitcode]
+        if codes:
+            console.print(f"workers ended early, with exit codes {codes}; others took over", soft_wrap=True)
+        # By now everything is done, or was to stop at once.
+        for helper in helpers:
+            helper.kill()
+            helper.join()
+
+
+def _help(again: Callable[[], Plan], stop: Connection, threads: int) -> None:
+    """What another process does: the same work, without a word."""
+    torch.set_num_threads(threads)
+    try:
+        _finish(again(), Progress(disable=True), stop)
+    except (SegtransError, OSError) as error:
+        sys.exit(f"a worker stopped: {error}")
 
 
 @contextmanager
@@ -121,14 +195,16 @@ def _once(failures: list[Failure]) -> list[Failure]:
 
 
 @contextmanager
-def _interruptible() -> Generator[_Stop]:
-    """The first Ctrl-C or request to terminate asks to stop, the second stops."""
-    stop = _Stop()
+def _interruptible() -> Generator[Connection]:
+    """What can be read from once this process was asked to stop, by Ctrl-C or SIGTERM, or is no more; in processes that
+    were given it as well. A second time stops at once.
+    """
+    stop, writer = Pipe(duplex=False)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if writer.closed:
             raise KeyboardInterrupt
-        stop.asked = True
+        writer.close()
         # A signal may come in the middle of a print, which cannot be entered twice.
         os.write(2, b"finishing the unit in hand; press Ctrl-C again to stop at once\n")
 
@@ -141,6 +217,8 @@ def _interruptible() -> Generator[_Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        stop.close()
+        writer.close()
 
 
 def _batches(
@@ -169,28 +247,12 @@ def _batches(
         yield batch
 
 
-def _predict_clean(plan: Plan, progress: Progress, stop: _Stop) -> dict[str, Shard]:
-    """Every model's clean masks, on disk, and on which images it is usable; of fewer models where asked to stop."""
-    shards: dict[str, Shard] = {}
-    for name in plan.models:
-        if stop.asked:
-            return shards
-        unit, identity = f"clean--{slug(name)}-{plan.clean_identity(name)[:8]}", plan.clean_identity(name)
-        shard = plan.store.read(unit, identity)
-        if shard is None:
-            shard = _clean(plan, name, progress)
-            _keep(plan, unit, identity, shard)
-        shards[name] = shard
-    if not any(shard.header["images"] for shard in shards.values()):
-        failures = [failure for shard in shards.values() for failure in shard.header["failures"]]
-        models = next((reason for _, reason in failures if reason.startswith("model ")), None)
-        if models is not None:
-            raise ModelError(f"on every image {models}")
-        raise DataError(f"no image of {plan.data.name!r} can be read; the first: {failures[0][1]}")
-    return shards
-
-
 def _clean(plan: Plan, name: str, progress: Progress) -> Shard:
+    """A model's clean masks, on disk, and on which images it is usable."""
+    unit, identity = f"clean--{slug(name)}-{plan.clean_identity(name)[:8]}", plan.clean_identity(name)
+    found = plan.store.read(unit, identity)
+    if found is not None:
+        return found
     images: list[str] = []
     unreadable: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
@@ -205,7 +267,19 @@ def _clean(plan: Plan, name: str, progress: Progress) -> Shard:
                 images.append(sample.name)
         progress.advance(task, len(samples))
     progress.remove_task(task)
-    return Shard({}, {"images": images, "failures": unreadable + unusable})
+    shard = Shard({}, {"images": images, "failures": unreadable + unusable})
+    _keep(plan, unit, identity, shard)
+    return shard
+
+
+def _check_usable(plan: Plan, clean: dict[str, Shard]) -> None:
+    """DataError or ModelError unless some model is usable on some image."""
+    if not any(shard.header["images"] for shard in clean.values()):
+        failures = [failure for shard in clean.values() for failure in shard.header["failures"]]
+        models = next((reason for _, reason in failures if reason.startswith("model ")), None)
+        if models is not None:
+            raise ModelError(f"on every image {models}")
+        raise DataError(f"no image of {plan.data.name!r} can be read; the first: {failures[0][1]}")
 
 
 def _clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
@@ -285,16 +359,15 @@ class _Work:
         self.scored: dict[str, list[str]] = {target: [] for target in self.parts}
         self.failures: dict[str, list[tuple[str, str]]] = {target: [] for target in self.parts}
 
-    def finish(self) -> bool:
-        """Do what is missing; whether that was nothing."""
+    def finish(self) -> tuple[Shard, dict[str, Shard]]:
+        """Do what is missing; what was crafted, and a score per target."""
         # Images that are still needed: all of them for a new score, those to be drawn in any case.
         needed = None if self.parts else set(self.plan.pictured)
         if self.crafted is None or not self._on_disk(needed):
             self._craft()
         elif self.parts:
             self._reread()
-        else:
-            return True
+        assert self.crafted is not None
         for target, parts in self.parts.items():
             tensors: dict[str, Tensor] = {}
             if parts:
@@ -303,10 +376,9 @@ class _Work:
                 tensors |= {"flipped": counts.flipped, "changed": counts.changed}
             shard = Shard(tensors, {"images": self.scored[target], "failures": self.failures[target]})
             name, identity = self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target)
-            assert self.crafted is not None
             _keep(self.plan, name, identity, shard, self.crafted, self.clean[self.unit.surrogate], self.clean[target])
             self.scores[target] = shard
-        return False
+        return self.crafted, self.scores
 
     def _on_disk(self, needed: set[str] | None) -> bool:
         """Whether the adversarial images, or those of them that are needed, are there."""

@@ -1,9 +1,12 @@
 """Where results lie: an immutable shard per finished piece of work, images and masks as PNG, all in one folder."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,24 @@ class Store:
         raw = save(tensors, {"segtrans": json.dumps(header)})
         raw = raw.replace(_BLANK, _checksum(raw).encode(), 1)
         write_atomically(self.shard_path(name), lambda path: path.write_bytes(raw))
+
+    @contextmanager
+    def claim(self, identity: str) -> Generator[bool]:
+        """Whether the work of this identity is this process's; until the block ends it is no other's.
+
+        It is a lock that the operating system drops with the process, however that ends. Where a file system knows no
+        locks everybody may, and the same work may be done twice, to the same end.
+        """
+        path = self.root / "units" / "claims"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            try:
+                # One byte of one file per piece of work, far beyond the end of the file.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(identity[:15], 16))
+                mine = True
+            except OSError as error:
+                mine = error.errno not in (errno.EACCES, errno.EAGAIN)
+            yield mine
 
     def png(self, folder: str, image: str) -> Path:
         """Where the PNG of an image lies within ``folder``."""
