@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint types check clean
+.PHONY: help setup demo test chaos lint types check clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo: setup ## the main job on embedded photographs and models, offline
 
 test: setup ## all tests
 	$(BIN)/python -m pytest -n auto
+
+chaos: setup ## runs killed at 200 moments instead of the 20 of `make test`
+	SEGTRANS_KILLS=200 $(BIN)/python -m pytest tests/chaos
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

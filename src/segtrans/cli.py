@@ -38,6 +38,7 @@ StepSize = Annotated[str | None, typer.Option(help="Step of every iterative atta
 Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Seed; repeatable, one repetition each.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
 Batch = Annotated[int | None, typer.Option(help="Images per forward pass.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that share the work.")]
 Pictures = Annotated[int | None, typer.Option(help="How many images to draw with masks.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; finished work there is not done again.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -73,6 +74,7 @@ def run(
     seed: Seeds = None,
     device: Device = None,
     batch: Batch = None,
+    workers: Workers = None,
     pictures: Pictures = None,
     out: Out = None,
     setting: Settings = None,
@@ -96,6 +98,7 @@ def run(
         "seeds": seed,
         "device": device,
         "batch": batch,
+        "workers": workers,
         "pictures": pictures,
         "out": out,
     }

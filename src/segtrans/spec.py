@@ -33,7 +33,10 @@ class RunConfig(BaseModel):
             Left out, each attack keeps its own.
         seeds: one repetition of everything per seed.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results.
+        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results, and is
+            halved as often as memory does not suffice.
+        workers: so many processes on this machine share the work, and its threads; further runs in the same ``out``,
+            wherever they run, share it likewise.
         save_images: keep every adversarial image as PNG.
         pictures: how many images are shown with masks.
         out: where results go; finished work found there is not done again.
@@ -55,6 +58,7 @@ class RunConfig(BaseModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = 4
+    workers: Annotated[int, Field(ge=1)] = 1
     save_images: bool = True
     pictures: Annotated[int, Field(ge=0)] = 4
     out: Path = Path("runs/latest")
@@ -68,7 +72,9 @@ class RunConfig(BaseModel):
         values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
         return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in values))
 
-    @field_validator("skip", "limit", "size", "eps", "iterations", "step_size", "batch", "pictures", mode="before")
+    @field_validator(
+        "skip", "limit", "size", "eps", "iterations", "step_size", "batch", "workers", "pictures", mode="before"
+    )
     @classmethod
     def _number(cls, value: Any) -> Any:
         """YAML reads ``yes`` as true, which Python takes for 1."""

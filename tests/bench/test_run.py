@@ -472,6 +472,23 @@ def test_interrupt_finishes_the_unit_and_keeps_it(
     assert not again["interrupted"]
 
 
+def test_interrupt_between_clean_predictions(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[str] = []
+    clean = runner._clean
+
+    def interrupted(plan: Any, name: str, progress: Any) -> Any:
+        predicted.append(name)
+        signal.raise_signal(signal.SIGTERM)
+        return clean(plan, name, progress)
+
+    monkeypatch.setattr(runner, "_clean", interrupted)
+    result = go()
+    assert result["interrupted"]
+    assert (predicted, result["cells"]) == (["a:0"], [])
+
+
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
@@ -504,3 +521,89 @@ def test_costs_tell_of_gradients_before_the_first_iteration(go: Callable[..., di
     assert {name: [found[names[0]], found[names[1]]] for name, found in result["attacks"].items()} == {
         name: counts[:2] for name, counts in expected.items()
     }
+
+
+class Narrow(nn.Module):
+    """Has memory for so many images at once, or for so many of the size of the data's larger ones."""
+
+    def __init__(self, inner: nn.Module, most: int, large: int, error: type[Exception], words: str) -> None:
+        super().__init__()
+        self.inner, self.most, self.large, self.error, self.words = inner, most, large, error, words
+
+    def __repr__(self) -> str:
+        return "Narrow"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > (self.large if x.shape[-1] > 28 else self.most):
+            raise self.error(self.words)
+        return self.inner(x)
+
+
+def narrow(most: int, large: int, error: type[Exception] = RuntimeError, words: str = "not enough memory") -> SegModel:
+    return SegModel(Narrow(network(0), most, large, error, words), CLASSES, preprocessing=BARE, name="narrow")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError, "CUDA ran full"),
+        (RuntimeError, "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        (RuntimeError, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        (MemoryError, ""),
+    ],
+)
+def test_memory_that_does_not_suffice_changes_nothing(
+    go: Callable[..., dict[str, Any]], tmp_path: Path, error: type[Exception], words: str
+) -> None:
+    values: dict[str, Any] = {"surrogates": ["own"], "targets": ["own", "a:1"], "size": 24, "batch": 6}
+    values["attacks"] = ["mi", "segtrans", "universal"]
+    wide, less = (
+        go(**values, models={"own": narrow(most, most, error, words)}, out=tmp_path / f"{most}") for most in (99, 1)
+    )
+    assert less["cells"] == wide["cells"]
+    assert less["failures"] == []
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(go: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(RuntimeError, match="memory of an elephant"):
+        go(surrogates=["own"], models={"own": narrow(1, 1, RuntimeError, "memory of an elephant")}, size=24)
+
+
+def test_images_too_large_for_memory_are_named_and_tried_again(
+    go: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def run(where: str, large: int, **values: Any) -> dict[str, Any]:
+        return go(models={"own": narrow(2, large)}, attacks=["mi"], out=tmp_path / where, **values)
+
+    # On the surrogate.
+    fresh = run("fresh", 2, surrogates=["own"], targets=["a:1"])
+    short = run("short", 0, surrogates=["own"], targets=["a:1"])
+    assert {f["image"] for f in short["failures"]} == {"1", "3", "5"}
+    assert all("'own' does not fit into memory" in f["reason"] for f in short["failures"])
+    assert [c["images"] for c in short["cells"]] == [3]
+    assert run("short", 2, surrogates=["own"], targets=["a:1"])["cells"] == fresh["cells"]
+    # On a target.
+    fresh = run("fresh", 2, targets=["own", "b:2"])
+    short = run("short", 0, targets=["own", "b:2"])
+    assert [c["images"] for c in short["cells"]] == [3, 6]
+    assert run("short", 2, targets=["own", "b:2"])["cells"] == fresh["cells"]
+    with pytest.raises(ModelError, match="on every image model 'own' does not fit into memory"):
+        go(surrogates=["own"], targets=["own"], models={"own": narrow(0, 0)}, out=tmp_path / "none")
+
+
+def test_gradients_may_not_fit_where_predictions_do(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Narrow.forward
+
+    def training(self: Narrow, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(Narrow, "forward", training)
+    result = go(surrogates=["own"], models={"own": narrow(9, 9)}, attacks=["noise", "mi"])
+    assert {c["attack"] for c in result["cells"]} == {"noise"}
+    assert len(result["failures"]) == 6
+    assert all("attack 'mi' on 'own' does not fit" in f["reason"] for f in result["failures"])

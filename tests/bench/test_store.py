@@ -48,9 +48,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     good = path.read_bytes()
     for place in range(len(good)):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
-        found = store.read("u", "id")
-        # A flipped blank in the header's padding changes nothing that is read.
-        assert found is None or (torch.equal(found.tensors["n"], SHARD.tensors["n"]) and found.header == SHARD.header)
+        assert store.read("u", "id") is None, f"byte {place}"
 
 
 def test_fingerprints_ignore_order_and_see_values() -> None:

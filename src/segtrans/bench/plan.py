@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class Plan:
     """A run with all its values at hand.
 
     ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes,
-    and ``functions`` what each of its members does, which is the model itself unless it is an ensemble.
+    and ``functions`` what each of its members does, which is the model itself unless it is an ensemble. ``again`` makes
+    the same plan in another process.
     """
 
     config: RunConfig
@@ -53,6 +55,7 @@ class Plan:
     store: Store
     surroundings: str
     functions: dict[str, frozenset[str]]
+    again: Callable[[], "Plan"]
 
     @property
     def surrogates(self) -> tuple[str, ...]:
@@ -134,6 +137,7 @@ def make_plan(
         UsageError: an unknown name, or models and data whose classes do not agree.
         DataError: data that is not there. MissingError: weights, an extra or a device that is not there.
     """
+    again = partial(make_plan, config, data, models, attacks)
     check_writable(config.out)
     device = pick_device(config.device)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
@@ -167,6 +171,7 @@ def make_plan(
         store=Store(config.out),
         surroundings=surroundings(device),
         functions={name: _functions(model, hashes[name]) for name, model in found_models.items()},
+        again=again,
     )
 
 
