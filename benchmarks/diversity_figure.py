@@ -22,7 +22,7 @@ def main() -> None:
     rows, columns = surrogates(document), targets(document)
     values = [[100 * (found[attack, s, t].asr_miou or 0) for t in columns] for s in rows]
 
-    figure, axes = plt.subplots(figsize=(1.5 + 0.95 * len(columns), 1.6 + 0.5 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5 + 1.15 * len(columns), 1.6 + 0.5 * len(rows)), layout="constrained")
     axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=100, aspect="auto")
     for i, row in enumerate(values):
         for j, value in enumerate(row):
