@@ -1,6 +1,5 @@
 """Several attacks as one."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,15 +100,12 @@ class WorstCase:
         y: Tensor | None = None,
         *,
         chunk: int | None = None,
-        on_iteration: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Result:
         """Attack a batch; arguments as in :meth:`Attack.perturb`, and every attack gets the same seed. An image counts
         as stalled or failed where it is so for every attack. ``on_iteration`` is called attack by attack.
         """
-        found = [
-            attack.perturb(model, x, y, chunk=chunk, on_iteration=on_iteration, **options) for attack in self.attacks
-        ]
+        found = [attack.perturb(model, x, y, chunk=chunk, **options) for attack in self.attacks]
         size = max(1, len(x) if chunk is None else chunk)
         labels = _predicted(model, x, size)[0] if y is None else y
         worst, fewest = x.detach(), torch.full((len(x),), torch.inf, device=x.device)

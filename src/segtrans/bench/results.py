@@ -43,11 +43,13 @@ are more often its mistakes than something in the picture, and each would weigh 
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
     weights = resamples(len(plan.data))
+    column = {item.name: i for i, item in enumerate(plan.data.items)}
     cells: list[dict[str, Any]] = []
     replicates: dict[Key, dict[str, Tensor]] = {}
     ious: dict[Key, Tensor] = {}
     for unit, target in product(outcome.units, plan.targets):
-        found = _cell(plan, unit, outcome.scores[unit, target], target, weights)
+        shard = outcome.scores[unit, target]
+        found = _cell(plan, unit, shard, target, weights[:, [column[image] for image in shard.header["images"]]])
         if found is not None:
             cells.append(found[0])
             replicates[key(found[0])], ious[key(found[0])] = found[1:]
@@ -89,15 +91,14 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 def _cell(
     plan: Plan, unit: Unit, shard: Shard, target: str, weights: Tensor
 ) -> tuple[dict[str, Any], dict[str, Tensor], Tensor] | None:
-    """What a score says, its headline measures under ``weights`` (R, N) of the run's images, and the IoU before and
+    """What a score says, its headline measures under ``weights`` (R, N) of its images, and the IoU before and
     after (2, C) of the classes that the truth contains.
     """
     if not shard.tensors:
         return None
     counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
     least = 0.0 if plan.labelled else LEAST_SHARE
-    column = {item.name: i for i, item in enumerate(plan.data.items)}
-    drawn = counts.resampled(weights[:, [column[image] for image in shard.header["images"]]], least=least)
+    drawn = counts.resampled(weights, least=least)
     cell = {
         "surrogate": unit.surrogate,
         "target": target,
