@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 	@echo "creating $(VENV) and installing segtrans (PyTorch is large: this takes some minutes the first time)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segtrans needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[hf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@# These libraries only serve to compare results; what they ask for is old or unused by the attacks compared.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 cospgd==0.1.3 adv-lib==0.2.8
 	@touch $@
