@@ -284,7 +284,6 @@ def _run(
 ) -> int:
     """Do a run, show it, and return its exit code."""
     from segtrans.bench import execute, make_plan, save
-    from segtrans.bench.plan import members
     from segtrans.report import write_report
     from segtrans.report.table import print_tables
     from segtrans.spec import make_config
@@ -292,9 +291,7 @@ def _run(
     plan = make_plan(make_config(values), data)
     errors = Console(stderr=True)
     if dry_run:
-        gradients = len(plan.data) * sum(
-            plan.attacks[unit.attack].evaluations_on(len(members(plan.models[unit.surrogate]))) for unit in plan.units
-        )
+        gradients = sum(map(plan.evaluations, plan.units))
         counts = {"units": len(plan.units), "images": len(plan.data), "gradient_evaluations": gradients}
         if as_json:
             _print_json(counts)

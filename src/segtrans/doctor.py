@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 import segtrans
 from segtrans.attack import Model
-from segtrans.bench.plan import pick_device, versions
+from segtrans.bench.identity import versions
+from segtrans.bench.plan import pick_device
 from segtrans.data import Dataset, load_data
 from segtrans.data.base import VOID, resize
 from segtrans.errors import ModelError

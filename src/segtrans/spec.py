@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -35,8 +35,16 @@ class RunConfig(BaseModel):
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
         batch: images per forward pass, transformed copies counted; it changes memory and speed, not results, and is
             halved as often as memory does not suffice.
-        workers: so many processes on this machine share the work, and its threads; further runs in the same ``out``,
-            wherever they run, share it likewise.
+        slice: images per unit, which is what is finished or lost as a whole, and the least that a worker takes on.
+        workers: so many processes share the work; on this machine also its threads and GPUs. Further runs in the same
+            ``out``, wherever they run, share it likewise.
+        engine: where the workers are: ``local``, on this machine; ``ray``, where a Ray cluster has room; ``slurm``, in
+            jobs that submitit submits (or starts here, where there is no SLURM). All must see ``out``, data and weights
+            at the same paths.
+        address: of the Ray cluster; left out, what Ray finds, or a cluster of this machine alone.
+        cpus: per worker of a cluster; gpus: per worker of a cluster, 0.5 for two workers on each.
+        slurm: further parameters of the jobs, as submitit spells them, such as ``{slurm_partition: gpu, timeout_min:
+            240}``.
         save_images: keep every adversarial image as PNG.
         pictures: how many images are shown with masks.
         out: where results go; finished work found there is not done again.
@@ -58,7 +66,13 @@ class RunConfig(BaseModel):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     device: str = "auto"
     batch: Annotated[int, Field(ge=1)] = 4
+    slice: Annotated[int, Field(ge=1)] = 64
     workers: Annotated[int, Field(ge=1)] = 1
+    engine: Literal["local", "ray", "slurm"] = "local"
+    address: str | None = None
+    cpus: Annotated[int, Field(ge=1)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    slurm: dict[str, Any] = Field(default_factory=dict)
     save_images: bool = True
     pictures: Annotated[int, Field(ge=0)] = 4
     out: Path = Path("runs/latest")
@@ -73,7 +87,9 @@ class RunConfig(BaseModel):
         return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in values))
 
     @field_validator(
-        "skip", "limit", "size", "eps", "iterations", "step_size", "batch", "workers", "pictures", mode="before"
+        *("skip", "limit", "size", "eps", "iterations", "step_size", "batch", "slice", "workers", "cpus", "gpus"),
+        "pictures",
+        mode="before",
     )
     @classmethod
     def _number(cls, value: Any) -> Any:

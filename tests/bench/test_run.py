@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segtrans import bench
 from segtrans.attack import Attack
 from segtrans.bench import plan as planning
-from segtrans.bench import runner
+from segtrans.bench import runner, work
 from segtrans.bench.summary import Key, class_means, comparison, key, summary
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
@@ -152,8 +152,8 @@ def test_finished_work_is_not_done_again(go: Callable[..., dict[str, Any]], monk
     def forbidden(*_: Any) -> None:
         raise AssertionError("work was done again")
 
-    monkeypatch.setattr(runner._Work, "_craft", forbidden)
-    monkeypatch.setattr(runner, "_predict", forbidden)
+    monkeypatch.setattr(work.UnitWork, "_craft", forbidden)
+    monkeypatch.setattr(work, "predict", forbidden)
     assert go()["cells"] == first["cells"]
     assert go(targets=["b:2", "a:1"], attacks=["mi"], pictures=0)["cells"] == [
         cell(first, attack="mi", target=target) for target in ("b:2", "a:1")
@@ -167,7 +167,7 @@ def test_a_new_target_is_scored_on_what_is_there(
 ) -> None:
     fresh = go(attacks=["mi"], out=tmp_path / "fresh")
     go(attacks=["mi"], targets=["a:1"])
-    monkeypatch.setattr(runner._Work, "_craft", lambda *_: pytest.fail("crafted again"))
+    monkeypatch.setattr(work.UnitWork, "_craft", lambda *_: pytest.fail("crafted again"))
     again = go(attacks=["mi"], pictures=3)
     assert again["cells"] == fresh["cells"]
     for picture in again["pictures"]:
@@ -456,17 +456,17 @@ def test_bad_input_is_one_sentence(
 def test_interrupt_finishes_the_unit_and_keeps_it(
     go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = runner._Work._craft
+    craft = work.UnitWork._craft
 
-    def interrupted(self: runner._Work) -> None:
+    def interrupted(self: work.UnitWork) -> None:
         signal.raise_signal(signal.SIGINT)
-        work(self)
+        craft(self)
 
-    monkeypatch.setattr(runner._Work, "_craft", interrupted)
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
     result = go()
     assert result["interrupted"]
     assert {c["attack"] for c in result["cells"]} == {"noise"}
-    monkeypatch.setattr(runner._Work, "_craft", work)
+    monkeypatch.setattr(work.UnitWork, "_craft", craft)
     again = go()
     assert {c["attack"] for c in again["cells"]} == {"noise", "mi", "segtrans"}
     assert not again["interrupted"]
@@ -476,14 +476,14 @@ def test_interrupt_between_clean_predictions(
     go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted: list[str] = []
-    clean = runner._clean
+    clean = runner.clean_work
 
-    def interrupted(plan: Any, name: str, progress: Any) -> Any:
-        predicted.append(name)
+    def interrupted(plan: Any, model: str, *rest: Any) -> Any:
+        predicted.append(model)
         signal.raise_signal(signal.SIGTERM)
-        return clean(plan, name, progress)
+        return clean(plan, model, *rest)
 
-    monkeypatch.setattr(runner, "_clean", interrupted)
+    monkeypatch.setattr(runner, "clean_work", interrupted)
     result = go()
     assert result["interrupted"]
     assert (predicted, result["cells"]) == (["a:0"], [])
@@ -494,7 +494,7 @@ def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: 
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(runner._Work, "_craft", interrupted)
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         go()

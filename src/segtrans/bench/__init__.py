@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from segtrans.bench.plan import Plan, Unit, make_plan
+from segtrans.bench.plan import Plan, Trial, Unit, make_plan
 from segtrans.bench.results import as_csv, document
 from segtrans.bench.runner import Outcome, execute
 from segtrans.data import Dataset
@@ -13,7 +13,7 @@ from segtrans.models import SegModel
 from segtrans.spec import RunConfig, make_config
 from segtrans.worst import AnyAttack
 
-__all__ = ["Outcome", "Plan", "RunConfig", "Unit", "execute", "make_plan", "run", "save"]
+__all__ = ["Outcome", "Plan", "RunConfig", "Trial", "Unit", "execute", "make_plan", "run", "save"]
 
 
 def run(

@@ -1,36 +1,29 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
-import segtrans
+from segtrans.bench.identity import functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
 from segtrans.errors import MissingError, ModelError, UsageError, unknown
 from segtrans.goals import Towards
-from segtrans.io import file_hash
 from segtrans.models import SegModel, load_model
 from segtrans.spec import RunConfig
 from segtrans.worst import AnyAttack
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
-NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py"})
-"""Parts of this package that show results and decide none."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What is crafted or not crafted as a whole: one attack on one surrogate with one seed."""
+class Trial:
+    """What tables are about: one attack on one surrogate with one seed, on all images."""
 
     surrogate: str
     attack: str
@@ -38,24 +31,35 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """What is crafted and scored, or not, as a whole: a trial on some of the images, given by their places."""
+
+    trial: Trial
+    images: range
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run with all its values at hand.
 
     ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes,
-    and ``functions`` what each of its members does, which is the model itself unless it is an ensemble. ``again`` makes
-    the same plan in another process.
+    ``functions`` what each of its members does, which is the model itself unless it is an ensemble, and
+    ``image_hashes`` each image with its mask. ``device`` is where this process computes, of the ``kind`` that the run
+    is for unless that is only found elsewhere. ``again`` makes the plan of a configuration with the same objects.
     """
 
     config: RunConfig
     data: Dataset
     models: dict[str, SegModel]
     hashes: dict[str, str]
+    image_hashes: tuple[str, ...]
     attacks: dict[str, AnyAttack]
     device: torch.device
+    kind: str
     store: Store
     surroundings: str
     functions: dict[str, frozenset[str]]
-    again: Callable[[], "Plan"]
+    again: Callable[[RunConfig], "Plan"]
 
     @property
     def surrogates(self) -> tuple[str, ...]:
@@ -66,9 +70,24 @@ class Plan:
         return self.config.targets or self.config.surrogates
 
     @property
-    def units(self) -> list[Unit]:
+    def trials(self) -> list[Trial]:
         c = self.config
-        return [Unit(s, a, seed) for seed in c.seeds for s in c.surrogates for a in c.attacks]
+        return [Trial(s, a, seed) for seed in c.seeds for s in c.surrogates for a in c.attacks]
+
+    @property
+    def slices(self) -> list[range]:
+        """The images in the pieces in which work is done."""
+        count, each = len(self.data), self.config.slice
+        return [range(first, min(first + each, count)) for first in range(0, count, each)]
+
+    def units_of(self, trial: Trial) -> list[Unit]:
+        """A trial's pieces of work; what all images share is made on all of them at once."""
+        whole = [range(len(self.data))]
+        return [Unit(trial, images) for images in (whole if self.attacks[trial.attack].shared else self.slices)]
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        return [unit for trial in self.trials for unit in self.units_of(trial)]
 
     @property
     def labelled(self) -> bool:
@@ -80,44 +99,83 @@ class Plan:
         """The images that are drawn with masks."""
         return [item.name for item in self.data.items[: self.config.pictures]]
 
-    def images_identity(self) -> str:
-        """Everything that decides what models are shown: the data and their size."""
-        return fingerprint([self.hashes["data"], self.config.size])
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each image stands in the data set."""
+        return {item.name: place for place, item in enumerate(self.data.items)}
 
-    def clean_identity(self, model: str) -> str:
-        """Everything that decides a model's clean predictions."""
-        return fingerprint([self.images_identity(), self.surroundings, self.hashes[model]])
+    def is_done(self, unit: Unit) -> bool:
+        """Whether everything of a unit is there, sound or not."""
+        names = [self.unit_name(unit), *(self.score_name(unit, target) for target in self.targets)]
+        return all(self.store.shard_path(name).exists() for name in names)
+
+    def check_device(self) -> None:
+        """MissingError unless what the run is for can be computed here.
+
+        Numbers of another kind of device are other numbers, and would not be found again as these.
+        """
+        if self.device.type != self.kind:
+            raise MissingError(
+                f"workers left work undone that needs a device of kind {self.kind!r}, which is not here; run it again"
+            )
+
+    def evaluations(self, unit: Unit) -> int:
+        """Gradient evaluations that a unit asks for, over all of its images."""
+        model = self.models[unit.trial.surrogate]
+        return len(unit.images) * self.attacks[unit.trial.attack].evaluations_on(len(members(model)))
+
+    def images_identity(self, images: range) -> str:
+        """Everything that decides what models are shown: some of the data, and their size."""
+        return fingerprint([self.image_hashes[images.start : images.stop], self.config.size])
+
+    def clean_identity(self, model: str, images: range) -> str:
+        """Everything that decides a model's clean predictions of some images."""
+        return fingerprint([self.images_identity(images), self.surroundings, self.hashes[model]])
 
     def unit_identity(self, unit: Unit) -> str:
         """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
-        attack = repr(self.attacks[unit.attack])
-        return fingerprint([self.clean_identity(unit.surrogate), attack, unit.seed])
+        trial = unit.trial
+        attack = repr(self.attacks[trial.attack])
+        return fingerprint([self.clean_identity(trial.surrogate, unit.images), attack, trial.seed])
 
     def score_identity(self, unit: Unit, target: str) -> str:
         """Everything that decides a unit's score on a target."""
         return fingerprint([self.unit_identity(unit), self.hashes[target]])
 
-    def images_folder(self) -> str:
-        return f"images/clean-{self.images_identity()[:8]}"
+    def slice_of(self, image: str) -> range:
+        """The piece of the data in which an image is."""
+        return self.slices[self.places[image] // self.config.slice]
 
-    def labels_folder(self) -> str:
-        return f"masks/labels-{self.images_identity()[:8]}"
+    def image_path(self, image: str) -> Path:
+        """Where a pictured image lies as models are shown it."""
+        return self.store.png(f"images/clean-{self.images_identity(self.slice_of(image))[:8]}", image)
 
-    def clean_folder(self, model: str) -> str:
-        return f"masks/{slug(model)}/clean-{self.clean_identity(model)[:8]}"
+    def label_path(self, image: str) -> Path:
+        """Where a pictured image's true mask lies."""
+        return self.store.png(f"masks/labels-{self.images_identity(self.slice_of(image))[:8]}", image)
 
-    def unit_folder(self, unit: Unit) -> str:
-        """Where a unit's adversarial images lie."""
-        return f"images/{slug(unit.surrogate)}/{slug(unit.attack)}/seed{unit.seed}-{self.unit_identity(unit)[:8]}"
+    def clean_path(self, model: str, image: str) -> Path:
+        """Where a model's mask of a clean image lies."""
+        identity = self.clean_identity(model, self.slice_of(image))
+        return self.store.png(f"masks/{slug(model)}/clean-{identity[:8]}", image)
 
-    def masks_folder(self, unit: Unit, model: str) -> str:
-        """Where a model's masks of a unit's pictured images lie."""
-        kept = f"seed{unit.seed}-{self.score_identity(unit, model)[:8]}"
-        return f"masks/{slug(model)}/{slug(unit.surrogate)}/{slug(unit.attack)}/{kept}"
+    def adversarial_path(self, unit: Unit, image: str) -> Path:
+        """Where an image lies as a unit's attack made it."""
+        trial, short = unit.trial, self.unit_identity(unit)[:8]
+        return self.store.png(f"images/{slug(trial.surrogate)}/{slug(trial.attack)}/seed{trial.seed}-{short}", image)
+
+    def mask_path(self, unit: Unit, model: str, image: str) -> Path:
+        """Where a model's mask of an adversarial image lies."""
+        trial, short = unit.trial, self.score_identity(unit, model)[:8]
+        folder = f"masks/{slug(model)}/{slug(trial.surrogate)}/{slug(trial.attack)}/seed{trial.seed}-{short}"
+        return self.store.png(folder, image)
+
+    def clean_name(self, model: str, images: range) -> str:
+        return f"clean--{slug(model)}-{self.clean_identity(model, images)[:8]}"
 
     def unit_name(self, unit: Unit) -> str:
-        short = self.unit_identity(unit)[:8]
-        return f"{slug(unit.surrogate)}--{slug(unit.attack)}--seed{unit.seed}-{short}"
+        trial, short = unit.trial, self.unit_identity(unit)[:8]
+        return f"{slug(trial.surrogate)}--{slug(trial.attack)}--seed{trial.seed}-{short}"
 
     def score_name(self, unit: Unit, target: str) -> str:
         return f"{self.unit_name(unit)}/{slug(target)}-{self.hashes[target][:8]}"
@@ -137,9 +195,9 @@ def make_plan(
         UsageError: an unknown name, or models and data whose classes do not agree.
         DataError: data that is not there. MissingError: weights, an extra or a device that is not there.
     """
-    again = partial(make_plan, config, data, models, attacks)
+    again = partial(make_plan, data=data, models=models, attacks=attacks)
     check_writable(config.out)
-    device = pick_device(config.device)
+    device, kind = places_of_work(config)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
     found_attacks = {
         name: (known_attacks.get(name) or read_attack(name)).configured(
@@ -160,17 +218,18 @@ def make_plan(
     }
     check_classes(found_models, data)
     hashes = {name: model_hash(model) for name, model in found_models.items()}
-    hashes["data"] = data_hash(data)
     return Plan(
         config=config,
         data=data,
         models=found_models,
         hashes=hashes,
+        image_hashes=image_hashes(data),
         attacks=found_attacks,
         device=device,
+        kind=kind,
         store=Store(config.out),
-        surroundings=surroundings(device),
-        functions={name: _functions(model, hashes[name]) for name, model in found_models.items()},
+        surroundings=surroundings(kind),
+        functions={name: functions(model, hashes[name]) for name, model in found_models.items()},
         again=again,
     )
 
@@ -200,6 +259,20 @@ def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
         raise UsageError(f"the models' class counts differ: {listed}; give a label map (?label_map=FILE)")
 
 
+def places_of_work(config: RunConfig) -> tuple[torch.device, str]:
+    """Where this process computes, and the kind of device that the run is for: the same, unless workers elsewhere have
+    devices that this machine lacks.
+    """
+    if config.engine == "local":
+        device = pick_device(config.device)
+        return device, device.type
+    name = ("cuda" if config.gpus else "cpu") if config.device == "auto" else config.device
+    try:
+        return pick_device(name), name.partition(":")[0]
+    except MissingError:
+        return torch.device("cpu"), name.partition(":")[0]
+
+
 def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is the GPU where there is one."""
     kind = name.partition(":")[0]
@@ -207,6 +280,9 @@ def pick_device(name: str) -> torch.device:
         raise unknown("device", name, DEVICES)
     if kind == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    # torchrun tells each of its processes which of a machine's devices is its own.
+    if name == "cuda" and torch.cuda.is_available() and os.environ.get("LOCAL_RANK", "").isdecimal():
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -214,59 +290,3 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise MissingError(f"device {name!r} cannot be used here ({reason})") from None
     return device
-
-
-def surroundings(device: torch.device) -> str:
-    """What decides numbers beside models, data and settings: this package's source, libraries, the kind of device."""
-    root = Path(segtrans.__file__).parent
-    sources = sorted(path.relative_to(root) for path in root.rglob("*.py"))
-    code = [[path.as_posix(), file_hash(root / path)] for path in sources if path.parts[0] not in NOT_DECIDING]
-    return fingerprint([code, versions(), device.type])
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that numbers may depend on."""
-    found: dict[str, str] = {}
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):  # transformers is an extra
-            found[name] = version(name)
-    return found
-
-
-def members(model: SegModel) -> list[SegModel]:
-    """The models of an ensemble, or the model alone."""
-    return list(getattr(model, "members", (model,)))
-
-
-def _functions(model: SegModel, own: str) -> frozenset[str]:
-    """Fingerprints of an ensemble's members, or a model's ``own``, which took reading all of its weights."""
-    parts = members(model)
-    return frozenset({own}) if parts == [model] else frozenset(map(model_hash, parts))
-
-
-def model_hash(model: SegModel) -> str:
-    """What a model computes: its structure, its weights, its preprocessing and its label map."""
-    parts = members(model)
-    if parts != [model]:
-        return fingerprint([getattr(model, "fuse", ""), *map(model_hash, parts)])
-    network = model.network
-    # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
-    described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
-    digest = hashlib.sha256(repr(described).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def data_hash(data: Dataset) -> str:
-    """Names and bytes of every image and mask, and how masks are read; what cannot be read counts as missing."""
-
-    def of(path: Path | None) -> str:
-        try:
-            return "" if path is None else file_hash(path)
-        except OSError:
-            return ""
-
-    files = [[item.name, of(item.image), of(item.mask)] for item in data.items]
-    return fingerprint([data.name, data.max_side, data.classes, data.values, files])

@@ -7,15 +7,17 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import segtrans
-from segtrans.bench.plan import Plan, Unit, members, versions
+from segtrans.bench.identity import members, versions
+from segtrans.bench.plan import Plan, Trial, Unit
 from segtrans.bench.runner import Outcome
-from segtrans.bench.store import Shard
+from segtrans.bench.store import Shard, fingerprint
 from segtrans.bench.summary import (
     OTHER_BACKBONE,
     OTHER_FAMILY,
@@ -43,13 +45,12 @@ are more often its mistakes than something in the picture, and each would weigh 
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
     weights = resamples(len(plan.data))
-    column = {item.name: i for i, item in enumerate(plan.data.items)}
     cells: list[dict[str, Any]] = []
     replicates: dict[Key, dict[str, Tensor]] = {}
     ious: dict[Key, Tensor] = {}
-    for unit, target in product(outcome.units, plan.targets):
-        shard = outcome.scores[unit, target]
-        found = _cell(plan, unit, shard, target, weights[:, [column[image] for image in shard.header["images"]]])
+    for trial, target in product(outcome.trials, plan.targets):
+        shard = outcome.scores[trial, target]
+        found = _cell(plan, trial, shard, target, weights[:, [plan.places[image] for image in shard.header["images"]]])
         if found is not None:
             cells.append(found[0])
             replicates[key(found[0])], ious[key(found[0])] = found[1:]
@@ -64,13 +65,13 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
                 "classes": list(plan.data.classes),
                 "palette": [list(colour) for colour in plan.data.palette],
                 "reference": "masks" if plan.labelled else "each target's own clean prediction",
-                "hash": plan.hashes["data"],
+                "hash": fingerprint(plan.image_hashes),
             },
             "models": {name: _model(plan, name) for name in plan.models},
             "attacks": {name: _attack(plan, name) for name in plan.config.attacks},
             "cells": cells,
             "pictures": _pictures(plan, outcome),
-            "costs": [_cost(plan, unit, shard) for unit, shard in outcome.units.items()],
+            "costs": [_cost(plan, trial, shard) for trial, shard in outcome.trials.items()],
             "summary": summary(cells, replicates),
             "comparison": [] if baseline is None else comparison(cells, replicates, baseline),
             "class_iou": class_means(cells, ious) if plan.labelled else [],
@@ -89,7 +90,7 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 
 def _cell(
-    plan: Plan, unit: Unit, shard: Shard, target: str, weights: Tensor
+    plan: Plan, trial: Trial, shard: Shard, target: str, weights: Tensor
 ) -> tuple[dict[str, Any], dict[str, Tensor], Tensor] | None:
     """What a score says, its headline measures under ``weights`` (R, N) of its images, and the IoU before and
     after (2, C) of the classes that the truth contains.
@@ -100,11 +101,11 @@ def _cell(
     least = 0.0 if plan.labelled else LEAST_SHARE
     drawn = counts.resampled(weights, least=least)
     cell = {
-        "surrogate": unit.surrogate,
+        "surrogate": trial.surrogate,
         "target": target,
-        "attack": unit.attack,
-        "seed": unit.seed,
-        "block": _block(plan, unit.surrogate, target),
+        "attack": trial.attack,
+        "seed": trial.seed,
+        "block": _block(plan, trial.surrogate, target),
         "images": counts.counted,
         **counts.measures(least=least),
         **{f"{name}_interval": list(interval(values)) for name, values in drawn.items()},
@@ -129,45 +130,48 @@ def _block(plan: Plan, surrogate: str, target: str) -> str:
 
 def _pictures(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
     """Where the images and masks of each pictured image lie, per surrogate, for the run's first seed."""
+
+    def relative(path: Path) -> str:
+        return path.relative_to(plan.store.root).as_posix()
+
+    def row(unit: Unit, image: str, names: list[str]) -> dict[str, Any]:
+        return {
+            "attack": unit.trial.attack,
+            "image": relative(plan.adversarial_path(unit, image)),
+            "masks": {name: relative(plan.mask_path(unit, name, image)) for name in names},
+        }
+
     found: list[dict[str, Any]] = []
-    for image in plan.pictured:
-        for surrogate in plan.surrogates:
-            names = list(dict.fromkeys((surrogate, *plan.targets)))
-            rows = [
+    for image, surrogate in product(plan.pictured, plan.surrogates):
+        names = list(dict.fromkeys((surrogate, *plan.targets)))
+        rows = [
+            row(unit, image, names)
+            for trial, crafted in outcome.trials.items()
+            if (trial.surrogate, trial.seed) == (surrogate, plan.config.seeds[0]) and image in crafted.header["images"]
+            for unit in plan.units_of(trial)
+            if plan.places[image] in unit.images
+        ]
+        if rows:
+            found.append(
                 {
-                    "attack": unit.attack,
-                    "image": _relative(plan, plan.unit_folder(unit), image),
-                    "masks": {name: _relative(plan, plan.masks_folder(unit, name), image) for name in names},
+                    "name": image,
+                    "surrogate": surrogate,
+                    "image": relative(plan.image_path(image)),
+                    "labels": relative(plan.label_path(image)) if plan.labelled else None,
+                    "masks": {name: relative(plan.clean_path(name, image)) for name in names},
+                    "rows": rows,
                 }
-                for unit, crafted in outcome.units.items()
-                if (unit.surrogate, unit.seed) == (surrogate, plan.config.seeds[0])
-                and image in crafted.header["images"]
-            ]
-            if rows:
-                found.append(
-                    {
-                        "name": image,
-                        "surrogate": surrogate,
-                        "image": _relative(plan, plan.images_folder(), image),
-                        "labels": _relative(plan, plan.labels_folder(), image) if plan.labelled else None,
-                        "masks": {name: _relative(plan, plan.clean_folder(name), image) for name in names},
-                        "rows": rows,
-                    }
-                )
+            )
     return found
 
 
-def _relative(plan: Plan, folder: str, image: str) -> str:
-    return plan.store.png(folder, image).relative_to(plan.store.root).as_posix()
-
-
-def _cost(plan: Plan, unit: Unit, shard: Shard) -> dict[str, Any]:
-    header, attack = shard.header, plan.attacks[unit.attack]
+def _cost(plan: Plan, trial: Trial, shard: Shard) -> dict[str, Any]:
+    header, attack = shard.header, plan.attacks[trial.attack]
     images = len(header["images"]) + len(header["failures"])
     return {
-        "surrogate": unit.surrogate,
-        "attack": unit.attack,
-        "seed": unit.seed,
+        "surrogate": trial.surrogate,
+        "attack": trial.attack,
+        "seed": trial.seed,
         "images": images,
         "gradient_evaluations": header["evaluations"],
         **_gradients(attack),

@@ -1,0 +1,234 @@
+"""Where a run's workers are. All of them do the same: whatever of the plan is not done and nobody is at.
+
+Results meet in the run's folder, which is also how workers know of each other; so an engine only has to start them, to
+wait, and to stop them. Scheduling, retries and lost machines are the business of Ray and SLURM.
+"""
+
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from segtrans.bench.plan import Plan
+from segtrans.bench.stopping import Stop, StopFile
+from segtrans.errors import MissingError, SegtransError, UsageError
+from segtrans.spec import RunConfig
+
+RETRIES = 10
+"""How often a worker that was lost with its machine is started again, on another."""
+POLL = 0.5
+"""Seconds between looks at what workers elsewhere have done."""
+
+
+@dataclass(frozen=True)
+class Helper:
+    """A worker as it travels to where it works; a call is all of its work, and returns what went wrong or nothing."""
+
+    again: Callable[[RunConfig], Plan]
+    config: RunConfig
+    work: Callable[..., Any]
+    stop: Stop | None = None
+    first: float = 0.0
+    threads: int = 1
+
+    def __call__(self) -> str:
+        torch.set_num_threads(self.threads)
+        try:
+            self.work(self.again(self.config), Progress(disable=True), self.stop, self.first)
+        except (SegtransError, OSError) as error:
+            return f"a worker stopped: {error}"
+        return ""
+
+    def checkpoint(self) -> Any:
+        """What submitit submits again where a job ran out of time or was preempted."""
+        return import_module("submitit").helpers.DelayedSubmission(self)
+
+
+Engine = Callable[[Plan, Helper, Stop, Progress], AbstractContextManager[None]]
+"""Has helpers at work while, or before, the block does the plan, and sees to it that none outlives the block."""
+
+
+@contextmanager
+def local(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator[None]:
+    """Processes of this machine beside this one, which share its threads and are spread over its GPUs."""
+    threads, context = torch.get_num_threads(), get_context("spawn")
+    share = max(1, threads // plan.config.workers)
+    processes: list[BaseProcess] = []
+    try:
+        # They inherit that they heed no signals; that there was one they learn from ``stop``.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            for number in range(1, plan.config.workers):
+                each = replace(
+                    helper,
+                    config=_on_gpu(plan, number),
+                    stop=stop,
+                    first=number / plan.config.workers,
+                    threads=share,
+                )
+                process = context.Process(target=_in_process, args=(each,))
+                process.start()
+                processes.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        torch.set_num_threads(share)
+        yield
+        if stop.poll():
+            for process in processes:
+                process.join()
+    finally:
+        torch.set_num_threads(threads)
+        codes = [process.exitcode for process in processes if process.exitcode]
+        if codes:
+            progress.console.print(f"workers ended early, with exit codes {codes}; others took over", soft_wrap=True)
+        # By now everything is done, or was to stop at once.
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _in_process(helper: Helper) -> None:
+    sys.exit(helper() or 0)
+
+
+def _on_gpu(plan: Plan, number: int) -> RunConfig:
+    """The configuration of this machine's worker of that number, which has the next GPU unless the run names one."""
+    if plan.device.type != "cuda" or plan.config.device not in ("auto", "cuda"):
+        return plan.config
+    return plan.config.model_copy(update={"device": f"cuda:{number % torch.cuda.device_count()}"})
+
+
+@contextmanager
+def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator[None]:
+    """Tasks of a Ray cluster, which starts one whose machine is lost again on another; this process waits for them."""
+    library, config = _imported("ray"), plan.config
+    connected = library.is_initialized()
+    if not connected:
+        # Ray's wish to warn of GPUs that a task without any may see concerns none of ours.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            library.init(address=config.address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise MissingError(f"no Ray cluster at {config.address!r} ({str(error).splitlines()[0]})") from None
+        finally:
+            # Ray puts its own in the place of ours, which finishes the units in hand.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
+    task = library.remote(Helper.__call__).options(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=RETRIES)
+
+    def results(tasks: list[Any]) -> list[str]:
+        found: list[str] = []
+        for each in tasks:
+            try:
+                found.append(library.get(each))
+            except library.exceptions.RayError as error:
+                found.append(f"a worker was lost: {str(error).splitlines()[0]}")
+        return found
+
+    try:
+        with _elsewhere(plan, helper) as helpers:
+            left = [task.remote(each) for each in helpers]
+            for _ in _looks(plan, stop, progress):
+                done, left = library.wait(left, num_returns=len(left), timeout=0)
+                _tell(progress, results(done))
+                if not left:
+                    break
+            else:
+                helpers[0].stop.path.touch()
+                _tell(progress, results(left))
+        yield
+    finally:
+        if not connected:
+            library.shutdown()
+
+
+@contextmanager
+def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator[None]:
+    """Jobs of a SLURM cluster, an array of them, by submitit; this process waits for them."""
+    library, config = _imported("submitit"), plan.config
+    executor = library.AutoExecutor(folder=plan.store.root / "slurm")
+    try:
+        executor.update_parameters(
+            name="segtrans",
+            cpus_per_task=config.cpus,
+            **({"gpus_per_node": int(config.gpus)} if config.gpus else {}),
+            **config.slurm,
+        )
+    except (NameError, TypeError, ValueError) as error:
+        raise UsageError(f"slurm is {config.slurm}: {' '.join(str(error).split())}") from None
+
+    def result(job: Any) -> str:
+        try:
+            return job.result()
+        except (library.core.utils.FailedJobError, library.core.utils.UncompletedJobError) as error:
+            return f"job {job.job_id} failed: {str(error).splitlines()[0]}"
+
+    jobs: list[Any] = []
+    try:
+        with _elsewhere(plan, helper) as helpers:
+            with executor.batch():
+                jobs += [executor.submit(each) for each in helpers]
+            for _ in _looks(plan, stop, progress):
+                if all(job.done() for job in jobs):
+                    break
+            else:
+                helpers[0].stop.path.touch()
+            _tell(progress, [result(job) for job in jobs])
+        yield
+    finally:
+        for job in jobs:
+            if not job.done():
+                job.cancel()
+
+
+ENGINES: dict[str, Engine] = {"local": local, "ray": ray, "slurm": slurm}
+
+
+def _imported(library: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError:
+        raise MissingError(f"{library} is not installed; pip install 'segtrans[cluster]'") from None
+
+
+@contextmanager
+def _elsewhere(plan: Plan, helper: Helper) -> Generator[list[Any]]:
+    """As many helpers as the plan has workers, with a file that stops them."""
+    workers = plan.config.workers
+    file = StopFile(plan.store.root.resolve() / "units" / f"stop-{secrets.token_hex(4)}")
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    config = plan.config.model_copy(update={"out": plan.config.out.resolve()})
+    try:
+        yield [
+            replace(helper, config=config, stop=file, first=i / workers, threads=config.cpus) for i in range(workers)
+        ]
+    finally:
+        file.path.unlink(missing_ok=True)
+
+
+def _looks(plan: Plan, stop: Stop, progress: Progress) -> Iterator[None]:
+    """Now and then, until asked to stop; meanwhile the bar tells how much is done."""
+    task = progress.add_task("units", total=len(plan.units))
+    while not stop.poll():
+        yield
+        progress.update(task, completed=sum(map(plan.is_done, plan.units)))
+        time.sleep(POLL)
+    progress.remove_task(task)
+
+
+def _tell(progress: Progress, reasons: list[str]) -> None:
+    for reason in filter(None, reasons):
+        progress.console.print(f"{reason}; what it left is done here", soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,74 @@
+"""What decides numbers, as fingerprints: the code, the libraries, each model, each image."""
+
+import hashlib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import segtrans
+from segtrans.bench.store import fingerprint
+from segtrans.data import Dataset
+from segtrans.io import file_hash
+from segtrans.models import SegModel
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
+NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py"})
+"""Parts of this package that show results and decide none."""
+
+
+def surroundings(kind: str) -> str:
+    """What decides numbers beside models, data and settings: this package's source, libraries, the kind of device."""
+    root = Path(segtrans.__file__).parent
+    sources = sorted(path.relative_to(root) for path in root.rglob("*.py"))
+    code = [[path.as_posix(), file_hash(root / path)] for path in sources if path.parts[0] not in NOT_DECIDING]
+    return fingerprint([code, versions(), kind])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that numbers may depend on."""
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # transformers is an extra
+            found[name] = version(name)
+    return found
+
+
+def members(model: SegModel) -> list[SegModel]:
+    """The models of an ensemble, or the model alone."""
+    return list(getattr(model, "members", (model,)))
+
+
+def functions(model: SegModel, own: str) -> frozenset[str]:
+    """Fingerprints of an ensemble's members, or a model's ``own``, which took reading all of its weights."""
+    parts = members(model)
+    return frozenset({own}) if parts == [model] else frozenset(map(model_hash, parts))
+
+
+def model_hash(model: SegModel) -> str:
+    """What a model computes: its structure, its weights, its preprocessing and its label map."""
+    parts = members(model)
+    if parts != [model]:
+        return fingerprint([getattr(model, "fuse", ""), *map(model_hash, parts)])
+    network = model.network
+    # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
+    described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
+    digest = hashlib.sha256(repr(described).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def image_hashes(data: Dataset) -> tuple[str, ...]:
+    """Per image its name, its bytes and its mask's, and how they are read; what cannot be read counts as missing."""
+
+    def of(path: Path | None) -> str:
+        try:
+            return "" if path is None else file_hash(path)
+        except OSError:
+            return ""
+
+    how = [data.name, data.max_side, data.classes, data.values]
+    return tuple(fingerprint([*how, item.name, of(item.image), of(item.mask)]) for item in data.items)
