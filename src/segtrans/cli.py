@@ -284,6 +284,7 @@ def _run(
 ) -> int:
     """Do a run, show it, and return its exit code."""
     from segtrans.bench import execute, make_plan, save
+    from segtrans.bench.engines import leads
     from segtrans.report import write_report
     from segtrans.report.table import print_tables
     from segtrans.spec import make_config
@@ -299,6 +300,9 @@ def _run(
         return 0
     outcome = execute(plan, quiet=quiet)
     result = save(plan, outcome)
+    code = 130 if outcome.interrupted else 3 if outcome.failures else 0
+    if not leads():
+        return code
     # Before the page is drawn: numbers are not lost to a picture that cannot be.
     if as_json:
         _print_json(result)
@@ -315,7 +319,7 @@ def _run(
             highlight=False,
             markup=False,
         )
-    return 130 if outcome.interrupted else 3 if outcome.failures else 0
+    return code
 
 
 def _say(message: str) -> None:

@@ -1,6 +1,7 @@
 """Images, masks and small files on disk: strict readers, atomic writers."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -144,9 +145,17 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def encode_png(pixels: Pixels) -> bytes:
+    """uint8 (H, W, 3) or (H, W) as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
 def write_image(path: Path, image: Pixels) -> None:
-    """Save uint8 (H, W, 3) losslessly as PNG."""
-    write_atomically(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG", compress_level=3))
+    """Save uint8 (H, W, 3) or (H, W) losslessly as PNG."""
+    raw = encode_png(image)
+    write_atomically(path, lambda temporary: temporary.write_bytes(raw))
 
 
 def file_hash(path: Path) -> str:

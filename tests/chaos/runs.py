@@ -117,13 +117,16 @@ def segtrans(folder: Path) -> None:
     main()
 
 
-def shared(folder: Path, workers: int) -> None:
+def shared(folder: Path, workers: int, **changes: Any) -> None:
     """The run from Python, by several processes, which meet before any of them goes far."""
     os.chdir(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     models = {f"toy:{i}": toy(f"toy:{i}") for i in range(3)}
     for model in models.values():
         model.network.book, model.network.processes = folder / "book", workers
-    config = make_config({**read_config(Path("config.yaml")), "workers": workers})
+    # Clusters look for the data where it is, not where they were started.
+    data = f"folder:{folder}/data?classes={CLASSES}"
+    config = make_config({**read_config(Path("config.yaml")), "data": data, "workers": workers, **changes})
     sys.exit(130 if bench.run(config, models=models, quiet=True)["interrupted"] else 0)
 
 
@@ -158,11 +161,39 @@ def shards(folder: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
+def count(folder: Path) -> int:
+    """How many shards there are."""
+    return len(list((folder / "run").rglob("[!.]*.safetensors")))
+
+
+def begun(folder: Path, shards: int = 8) -> int:
+    """Wait until a run has made so many shards; how many it has made then."""
+    deadline = time.monotonic() + 120
+    while count(folder) < shards:
+        assert time.monotonic() < deadline, "no shards come"
+        time.sleep(0.002)
+    return count(folder)
+
+
+def met(folder: Path, processes: int) -> set[int]:
+    """Wait until so many processes are at work; their ids."""
+    deadline = time.monotonic() + 120
+    while len(found := signed(folder / "book")) < processes:
+        assert time.monotonic() < deadline, "workers do not come"
+        time.sleep(0.02)
+    return set(found)
+
+
 def tables(folder: Path) -> tuple[str, bytes]:
     """What a run found, letter by letter: its document but for times, and its cells."""
     document = json.loads((folder / "run" / "result.json").read_text())
-    del document["config"]["workers"]
+    for name in ("workers", "engine", "address", "slice", "slurm", "batch", "data"):
+        del document["config"][name]
     for cost in document["costs"]:
         for name in TIMING:
             del cost[name]
     return json.dumps(document), (folder / "run" / "cells.csv").read_bytes()
+
+
+if __name__ == "__main__":
+    segtrans(Path(sys.argv[1]))

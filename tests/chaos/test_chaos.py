@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from chaos import runs
-from chaos.runs import UNITS, finish, prepare, shards, start, tables, whole
+from chaos.runs import UNITS, begun, count, finish, met, prepare, shards, start, tables, whole
 from segtrans.bench.store import Shard, Store
 
 KILLS = int(os.environ.get("SEGTRANS_KILLS", "20"))
@@ -26,19 +26,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole(folder)
     assert len(shards(folder)) == 3 + UNITS * 3
     return folder
-
-
-def count(folder: Path) -> int:
-    """How many shards there are."""
-    return len(list((folder / "run").rglob("[!.]*.safetensors")))
-
-
-def begun(folder: Path, shards: int = 8) -> None:
-    """Wait until a run has made so many shards."""
-    deadline = time.monotonic() + 120
-    while count(folder) < shards:
-        assert time.monotonic() < deadline, (folder / "said.txt").read_text()
-        time.sleep(0.002)
 
 
 def test_killed_at_any_moment_a_run_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) -> None:
@@ -171,15 +158,6 @@ def test_two_runs_in_one_folder_end_complete_and_equal(undisturbed: Path, tmp_pa
     assert [finish(process) for process in both] == [0, 0]
     assert len(shards(folder)) == 3 + UNITS * 3
     assert tables(folder) == tables(undisturbed)
-
-
-def met(folder: Path, processes: int) -> set[int]:
-    """Wait until so many processes are at work; their ids."""
-    deadline = time.monotonic() + 120
-    while len(found := runs.signed(folder / "book")) < processes:
-        assert time.monotonic() < deadline, "workers do not come"
-        time.sleep(0.02)
-    return set(found)
 
 
 def gone(process: int, within: float = 60) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from segtrans.bench.engines import leads
 from segtrans.bench.plan import Plan, Trial, Unit, make_plan
 from segtrans.bench.results import as_csv, document
 from segtrans.bench.runner import Outcome, execute
@@ -56,6 +57,8 @@ def run(
 def save(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Write ``result.json``, ``cells.csv`` and ``costs.csv`` into the run's folder and return the first's document."""
     result = document(plan, outcome)
+    if not leads():
+        return result
     write_json(plan.store.root / "result.json", result)
     for name in ("cells", "costs"):
         write_text(plan.store.root / f"{name}.csv", as_csv(result[name]))

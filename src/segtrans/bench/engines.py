@@ -56,6 +56,16 @@ class Helper:
         return import_module("submitit").helpers.DelayedSubmission(self)
 
 
+def leads() -> bool:
+    """Whether this process speaks for all, which of those that torchrun starts only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def turn() -> float:
+    """Where in the list of work this process of torchrun's begins, as a share of it."""
+    return int(os.environ.get("RANK", "0")) / int(os.environ.get("WORLD_SIZE", "1"))
+
+
 Engine = Callable[[Plan, Helper, Stop, Progress], AbstractContextManager[None]]
 """Has helpers at work while, or before, the block does the plan, and sees to it that none outlives the block."""
 
@@ -173,8 +183,8 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
     def result(job: Any) -> str:
         try:
             return job.result()
-        except (library.core.utils.FailedJobError, library.core.utils.UncompletedJobError) as error:
-            return f"job {job.job_id} failed: {str(error).splitlines()[0]}"
+        except (library.core.utils.FailedJobError, library.core.utils.UncompletedJobError):
+            return f"job {job.job_id} failed, as {job.paths.stderr} tells"
 
     jobs: list[Any] = []
     try:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from segtrans.bench.engines import ENGINES, Helper
+from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
@@ -57,10 +57,10 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, disable=quiet, transient=True)
+    progress = Progress(*columns, console=console, disable=quiet or not leads(), transient=True)
     with progress, interruptible() as stop:
         with ENGINES[plan.config.engine](plan, Helper(plan.again, plan.config, finish), stop, progress):
-            clean, done = finish(plan, progress, stop)
+            clean, done = finish(plan, progress, stop, turn())
         with exact(plan.device):
             _draw_masks(plan, done)
     crafted: dict[Trial, Shard] = {}

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -105,8 +104,7 @@ class Store:
 
     def write_mask(self, path: Path, mask: Tensor) -> None:
         """Class ids (H, W), at most 255 of them, as a single-channel PNG."""
-        pixels = mask.to(torch.uint8).cpu().numpy()
-        write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", compress_level=3))
+        write_image(path, mask.to(torch.uint8).cpu().numpy())
 
     def read_mask(self, path: Path) -> Tensor:
         return torch.from_numpy(read_mask(path).astype(np.int64))

@@ -61,7 +61,7 @@ def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Sha
     unusable: list[tuple[str, str]] = []
     task = progress.add_task(f"clean {plan.models[model].name}", total=len(images))
     for samples in batches(plan, images, None, unreadable):
-        predictions, faults = predict(plan.models[model], _images(samples, plan.device))
+        predictions, faults = predict(plan.models[model], images_of(samples, plan.device))
         for sample, prediction, fault in zip(samples, predictions, faults, strict=True):
             if fault:
                 unusable.append((sample.name, f"model {model!r} {fault}"))
@@ -108,14 +108,14 @@ def _clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
     try:
         return plan.store.read_mask(path)
     except DataError:
-        (prediction,), (fault,) = predict(plan.models[name], _images([sample], plan.device))
+        (prediction,), (fault,) = predict(plan.models[name], images_of([sample], plan.device))
         if fault:
             raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before") from None
         plan.store.write_mask(path, prediction)
         return prediction
 
 
-def _images(samples: list[Sample], device: torch.device) -> Tensor:
+def images_of(samples: list[Sample], device: torch.device) -> Tensor:
     return torch.stack([to_tensor(sample.image) for sample in samples]).to(device)
 
 
@@ -228,7 +228,7 @@ class UnitWork:
         # What all images share is made on all of them at once.
         most = len(unit.images) if attack.shared else None
         for samples in batches(plan, unit.images, self.usable[trial.surrogate], [], most):
-            x = _images(samples, plan.device)
+            x = images_of(samples, plan.device)
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
             started = time.perf_counter()
@@ -239,7 +239,7 @@ class UnitWork:
                 failures += [(sample.name, reason) for sample in samples]
                 continue
             grid = attack.threat.quantise(result.adversarial, x)
-            _synchronise(plan.device)
+            synchronise(plan.device)
             seconds += time.perf_counter() - started
             stalled += int(result.stalled.sum())
             kept: list[tuple[Sample, Pixels]] = []
@@ -302,7 +302,7 @@ def _reset_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
