@@ -218,10 +218,10 @@ class Attack:
                 adversarial = self.threat.project(_checked_start(start, run.x), run.x)
             else:
                 adversarial = self.threat.start(run.x, run.draw(0)) if self.random_start else run.x
-            adversarial = adversarial.where(run.allowed, run.x)
+            adversarial = run.confined(adversarial, run.x)
             for run.iteration in range(self.iterations):
-                adversarial = step(adversarial, gradient(adversarial).where(run.allowed, 0))
-                adversarial = adversarial.where(run.allowed, run.x)
+                adversarial = step(adversarial, run.confined(gradient(adversarial), 0))
+                adversarial = run.confined(adversarial, run.x)
                 if on_iteration is not None:
                     on_iteration(run.iteration)
             return Result(*run.outcome(adversarial), evaluations=run.evaluations)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_whole
+from segtrans.logits import predicted_classes
 
 if TYPE_CHECKING:
     from segtrans.run import Run
@@ -34,7 +35,7 @@ class Untargeted(Goal):
     targeted: ClassVar[bool] = False
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
-        return run.clean_logits.argmax(1) if y is None else y
+        return predicted_classes(run.clean_logits) if y is None else y
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,7 @@ class Run:
         self.y = attack.goal.labels(self, y)
         area = attack.area.mask(self.x, self.y)
         self.allowed = area & allowed_region(region, x)
+        self._everywhere = bool(self.allowed.all())
         if attack.area.hidden:
             self.y = self.y.where(~area[:, 0], VOID)
         self._transforms = attack.transforms
@@ -167,6 +168,10 @@ class Run:
             keys, shared = derive(keys, address), derive(shared, address)
         return Draw(derive(keys, copy), copy, shared, self.x.dtype)
 
+    def confined(self, values: Tensor, otherwise: Tensor | float) -> Tensor:
+        """``values`` (N, 3, H, W) where pixels may change, and elsewhere the other ones."""
+        return values if self._everywhere else values.where(self.allowed, otherwise)
+
     @contextmanager
     def untransformed(self) -> Generator[None]:
         """A context in which gradients are those of images as they are, without the attack's transformations."""
@@ -194,47 +199,52 @@ class Run:
         """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies."""
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        total, self._pixels = torch.zeros_like(z), torch.zeros_like(self._pixels)
-        self.losses = self._swept(z, total)
-        self._alive |= (total != 0).flatten(1).any(1)
+        self._pixels = torch.zeros_like(self._pixels)
+        self.losses, total = self._swept(z, differentiate=True)
+        # NaN logits under void leave the loss finite, but not the gradient. Its largest value tells in one pass.
+        largest = total.abs().flatten(1).amax(1)
+        self._finite &= largest.isfinite()
+        self._alive |= largest != 0
         asked = len(self.members) if self.weights is None else int((self.weights != 0).sum(1).max())
         self.evaluations += self._copies * passes(self._transforms) * asked
-        return total / self._copies
+        return total if self._copies == 1 else total / self._copies
 
     def value(self, z: Tensor) -> Tensor:
         """The objective, (N,), at images ``z`` (N, 3, H, W) without its gradient: one forward pass, with the random
         numbers of the last gradient.
         """
-        return self._swept(z)
+        return self._swept(z, differentiate=False)[0]
 
     @property
     def _copies(self) -> int:
         return math.prod(t.copies for t in self._transforms)
 
-    def _swept(self, z: Tensor, total: Tensor | None = None) -> Tensor:
-        """The objective (N,) at images ``z``, a mean over copies, whose gradients' sum is added to ``total``."""
+    def _swept(self, z: Tensor, *, differentiate: bool) -> tuple[Tensor, Tensor]:
+        """The objective (N,) at images ``z``, a mean over copies, and the sum of its gradients or nothing."""
         n, copies, losses = len(z), self._copies, torch.zeros_like(self.losses)
+        whole = n == copies * n <= self.chunk
+        total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)
             item = torch.arange(first, last, device=z.device)
             places, copy = item % n, item // n
             self._adjustments, self._first = {}, first
-            with torch.set_grad_enabled(total is not None):
-                leaf = z.detach()[places].requires_grad_(total is not None)
-                if total is not None and passes(self._transforms) > 1:
+            with torch.set_grad_enabled(differentiate):
+                leaf = (z.detach() if whole and differentiate else z.detach()[places]).requires_grad_(differentiate)
+                if differentiate and passes(self._transforms) > 1:
                     self._adjust(leaf, places, copy)
                 loss = self._losses(leaf, places, copy)
-                gradient = None if total is None else _gradients(loss, [leaf])[0]
+                gradient = _gradients(loss, [leaf])[0] if differentiate else _nothing()
+            if whole:
+                losses, total = loss.detach(), gradient
+                continue
             # Copy by copy, so that the sums do not depend on how copies were grouped.
             for here, there in _copy_by_copy(first, last, n):
                 losses[there] += loss.detach()[here]
-                if total is not None and gradient is not None:
+                if differentiate:
                     total[there] += gradient[here]
-        # NaN logits under void leave the loss finite, but not the gradient.
         self._finite &= losses.isfinite()
-        if total is not None:
-            self._finite &= total.isfinite().flatten(1).all(1)
-        return losses / copies
+        return losses / copies, total
 
     def _adjust(self, z: Tensor, places: Tensor, copy: Tensor) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""

@@ -52,7 +52,7 @@ class Steepest(Step):
 
     def bind(self, run: Run) -> StepFunction:
         def steepest(adversarial: Tensor, gradient: Tensor) -> Tensor:
-            return run.threat.project(adversarial + run.alpha * run.threat.direction(gradient), run.x)
+            return run.threat.project((run.alpha * run.threat.direction(gradient)).add_(adversarial), run.x)
 
         return steepest
 

@@ -97,7 +97,7 @@ class LInf(Threat):
         return (x + draw.uniform(*x.shape[1:], low=-self.radius, high=self.radius)).clamp(0, 1)
 
     def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
-        return (x + (adversarial - x).clamp(-self.radius, self.radius)).clamp(0, 1)
+        return (adversarial - x).clamp_(-self.radius, self.radius).add_(x).clamp_(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()

@@ -10,6 +10,7 @@ from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
+from segtrans.logits import finite_images, predicted_classes
 from segtrans.threat import Threat
 
 
@@ -127,4 +128,4 @@ def _predicted(model: Model, images: Tensor, size: int) -> tuple[Tensor, Tensor]
     """Class ids (N, H, W), and for which images the logits were finite."""
     with torch.no_grad():
         logits = [model(part) for part in images.split(size)]
-    return torch.cat([z.max(1).indices for z in logits]), torch.cat([z.isfinite().flatten(1).all(1) for z in logits])
+    return torch.cat(list(map(predicted_classes, logits))), torch.cat(list(map(finite_images, logits)))

@@ -21,6 +21,7 @@ from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ModelError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor
+from segtrans.logits import finite_images, predicted_classes
 from segtrans.metrics import Counts
 from segtrans.models import SegModel
 
@@ -127,9 +128,8 @@ def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
         faults: list[str] = []
         for part in x.split(chunk):
             logits = model(part)
-            # argmax over channels takes six times as long on a CPU.
-            masks.append(logits.max(1).indices.cpu())
-            faults += ["" if fine else NOT_FINITE for fine in logits.isfinite().flatten(1).all(1).tolist()]
+            masks.append(predicted_classes(logits).cpu())
+            faults += ["" if fine else NOT_FINITE for fine in finite_images(logits).tolist()]
         return torch.cat(masks), faults
 
     with torch.inference_mode():

@@ -29,7 +29,7 @@ class Momentum(GradientTransform):
 
         def momentum(z: Tensor) -> Tensor:
             nonlocal velocity
-            velocity = self.decay * velocity + normalise(gradient(z))
+            velocity = (self.decay * velocity).add_(normalise(gradient(z)))
             return velocity
 
         return momentum

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segtrans.data import Dataset
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.io import file_hash, to_tensor, write_atomically, write_json
+from segtrans.logits import predicted_classes
 from segtrans.metrics import confusion, miou
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.zoo.networks import BACKBONES, OUTPUT_STRIDE, build
@@ -115,7 +116,7 @@ def predictions(model: SegModel, data: Dataset) -> Iterator[tuple[Tensor, Tensor
         if sample.label is None:
             raise UsageError(f"image {sample.name!r} has no mask to evaluate on")
         with torch.inference_mode():
-            yield sample.label, model(to_tensor(sample.image)[None].to(device)).argmax(1)[0].cpu()
+            yield sample.label, predicted_classes(model(to_tensor(sample.image)[None].to(device)))[0].cpu()
 
 
 def evaluate(model: SegModel, data: Dataset) -> tuple[float, float]:
