@@ -1,10 +1,11 @@
-"""Docstrings as the site needs them: roles become links, tables of reStructuredText become Markdown."""
+"""Docstrings as the site needs them: roles and papers become links, tables of reStructuredText become Markdown."""
 
 import re
 from typing import Any
 
 import griffe
 
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
 RULE = re.compile(r"^(=+)\s+=+$")
 
@@ -12,7 +13,8 @@ RULE = re.compile(r"^(=+)\s+=+$")
 class Docstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = _tables(ROLE.sub(lambda role: _link(obj, role[2], short=bool(role[1])), obj.docstring.value))
+            text = ROLE.sub(lambda role: _link(obj, role[2], short=bool(role[1])), obj.docstring.value)
+            obj.docstring.value = _tables(ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text))
 
 
 def _link(obj: griffe.Object, name: str, *, short: bool) -> str:

@@ -2,10 +2,14 @@
 
 import ast
 import re
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+from segtrans.catalogue import Entry
+from segtrans.listing import attacks
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
@@ -29,22 +33,38 @@ def on_files(files: Files, config: Any) -> None:
 
 def _index() -> str:
     """The README, whose links lead from the repository's root."""
-    return re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\(docs/", "](", re.sub(r"\]\(examples/[^)]*\)", "](examples.md)", text))
 
 
 def _catalogue() -> str:
     """What `segtrans list attacks` shows, a table for each family."""
-    from segtrans.catalogue.entry import Entry
-    from segtrans.listing import attacks
-
     rows = attacks()
-    lines = [
-        "# Catalogue",
-        f"All {len(rows)} named attacks, as `segtrans list attacks` prints them. *Gradients* are per iteration on one "
-        "surrogate, `+ n` those of preparation before the first. *Provenance* says what our version rests on:",
-        Entry.__doc__ or "",
-    ]
-    return "\n\n".join(lines)
+    provenance = (getdoc(Entry) or "").partition("provenance: ")[2].replace("``", "`")
+    intro = (
+        f"All {len(rows)} named attacks, as `segtrans list attacks` prints them. *Gradients* are evaluations per "
+        "iteration on one surrogate; a number after a plus is spent once, before the first. *Provenance* is "
+    )
+    parts = ["# Catalogue", intro + " ".join(provenance.split())]
+    for family in dict.fromkeys(row["family"] for row in rows):
+        lines = ["| name | what | paper | gradients | iterations | provenance |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            if row["family"] == family:
+                gradients = f"{row['gradients per iteration']}{f' + {p}' if (p := row['preparation']) else ''}"
+                paper = f"{_linked(row['paper'])} {row['venue']}".strip()
+                title = row["title"].replace("|", "\\|")
+                lines.append(
+                    f"| `{row['name']}` | {title} | {paper} | {gradients} | {row['iterations']} | {row['provenance']} |"
+                )
+        parts += [f"## {family.capitalize()}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _linked(paper: str) -> str:
+    """A paper's identifier as a link, where it has an address."""
+    kind, _, number = paper.partition(":")
+    address = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}.get(kind)
+    return f"[{paper}]({address}{number})" if address else paper
 
 
 def _examples() -> str:

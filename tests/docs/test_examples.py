@@ -45,7 +45,11 @@ def test_a_real_folder_of_photographs_without_masks(tmp_path: Path) -> None:
     small = {"LIMIT": "1", "ITERATIONS": "1"}
     script = ROOT / "examples" / "photographs.py"
     done = subprocess.run(
-        [sys.executable, script, photos], cwd=tmp_path, env={**os.environ, **small}, capture_output=True, text=True,
+        [sys.executable, script, photos],
+        cwd=tmp_path,
+        env={**os.environ, **small},
+        capture_output=True,
+        text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr

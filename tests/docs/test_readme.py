@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from segtrans import bench, cli, spec
 from segtrans.catalogue import attack
-from segtrans.errors import SegtransError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -95,9 +94,7 @@ def test_commands_parse(page: Path) -> None:
                 attack(name)
 
 
-@pytest.mark.parametrize(
-    "text", [text for page in PAGES for language, _, text in blocks(page) if language == "yaml"]
-)
+@pytest.mark.parametrize("text", [text for page in PAGES for language, _, text in blocks(page) if language == "yaml"])
 def test_configurations_are_valid(text: str) -> None:
     config = spec.make_config(yaml.safe_load(text))
     for name in config.attacks:
