@@ -7,6 +7,7 @@ import griffe
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
+SHARED = re.compile(r"^    ((?:\w+, )+\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 RULE = re.compile(r"^(=+)\s+=+$")
 
 
@@ -14,7 +15,10 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             text = ROLE.sub(lambda role: _link(obj, role[2], short=bool(role[1])), obj.docstring.value)
-            obj.docstring.value = _tables(ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text))
+            text = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+            # Attributes that share a description get it each; the parser would take the second for a type.
+            text = SHARED.sub(lambda found: "\n".join(f"    {name}: {found[2]}" for name in found[1].split(", ")), text)
+            obj.docstring.value = _tables(text)
 
 
 def _link(obj: griffe.Object, name: str, *, short: bool) -> str:

@@ -45,17 +45,20 @@ def _catalogue() -> str:
         f"All {len(rows)} named attacks, as `segtrans list attacks` prints them. *Gradients* are evaluations per "
         "iteration on one surrogate; a number after a plus is spent once, before the first. *Provenance* is "
     )
-    parts = ["# Catalogue", intro + " ".join(provenance.split())]
+    parts = ["---\nhide: [toc]\n---\n\n# Catalogue", intro + " ".join(provenance.split())]
     for family in dict.fromkeys(row["family"] for row in rows):
-        lines = ["| name | what | paper | gradients | iterations | provenance |", "|---|---|---|---|---|---|"]
+        lines = [
+            "| name | what | paper | venue | gradients | iterations | provenance |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for row in rows:
             if row["family"] == family:
                 gradients = f"{row['gradients per iteration']}{f' + {p}' if (p := row['preparation']) else ''}"
-                paper = f"{_linked(row['paper'])} {row['venue']}".strip()
-                title = row["title"].replace("|", "\\|")
-                lines.append(
-                    f"| `{row['name']}` | {title} | {paper} | {gradients} | {row['iterations']} | {row['provenance']} |"
-                )
+                cells = (
+                    f"`{row['name']}`", row["title"], _linked(row["paper"]), row["venue"], gradients, row["iterations"],
+                    row["provenance"],
+                )  # fmt: skip
+                lines.append(f"| {' | '.join(map(str, cells))} |")
         parts += [f"## {family.capitalize()}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 

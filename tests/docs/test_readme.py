@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import torch
 import typer
@@ -81,17 +80,15 @@ def test_a_page_runs(page: Path) -> None:
 
 @each_page
 def test_commands_parse(page: Path) -> None:
-    for words in (words for language, _, text in blocks(page) if language == "console" for words in commands(text)):
-        command: click.Command = typer.main.get_command(cli.app)
-        context = click.Context(command)
-        while isinstance(command, click.Group):
-            name, command, words = command.resolve_command(context, words)
-            assert command is not None, name
-            context = click.Context(command, parent=context, info_name=name)
-        values = command.make_parser(context).parse_args([word for word in words if word != "--help"])[0]
-        for name in values.get("attack", []) if command.name in ("run", "attack") else []:
-            if not PLACEHOLDER.search(name):
-                attack(name)
+    for _, _, text in (block for block in blocks(page) if block[0] == "console"):
+        for words in commands(text):
+            command: Any = typer.main.get_command(cli.app)
+            while hasattr(command, "commands") and not words[0].startswith("-"):
+                command, words = command.commands[words[0]], words[1:]
+            values = command.make_context(command.name, [*words], resilient_parsing="--version" in words).params
+            for name in values.get("attack") or ():
+                if not PLACEHOLDER.search(name):
+                    attack(name)
 
 
 @pytest.mark.parametrize("text", [text for page in PAGES for language, _, text in blocks(page) if language == "yaml"])
