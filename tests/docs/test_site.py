@@ -62,4 +62,4 @@ def test_no_page_is_left_out_of_the_navigation(site: Path) -> None:
     first = read(site / "index.html")
     for page in site.rglob("index.html"):
         place = page.parent.relative_to(site).as_posix()
-        assert place == "." or f'href="{place}/"' in first, place
+        assert place == "." or f'href="{place}/" class="md-nav__link"' in first, place
