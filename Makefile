@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test chaos lint types check clean
+.PHONY: help setup demo test docs chaos lint types check clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: setup ## the main job on embedded photographs and models, offline
 test: setup ## all tests
 	$(BIN)/python -m pytest -n auto
 
+docs: setup ## the documents as a site, in site/, offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 chaos: setup ## runs killed at 200 moments instead of the 20 of `make test`
 	SEGTRANS_KILLS=200 $(BIN)/python -m pytest tests/chaos
 
@@ -38,4 +41,4 @@ types: setup ## pyright, strict
 check: lint types test ## everything that CI runs
 
 clean: ## remove what was made
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache

@@ -123,6 +123,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         ({"smp:unet/a": "unet", "smp:unet/a?mean=0,0,0": "unet"}, ["a", "a?mean=0,0,0"]),
         ({"hf:/x/net": "net", "hf:/y/net": "net", "z:o": "o"}, ["hf:/x/net", "hf:/y/net", "o"]),
         ({"one": "/"}, ["/"]),
+        ({"mean:zoo:voc/a,zoo:voc/b": "mean:zoo:voc/a,zoo:voc/b", "zoo:voc/b": "zoo:voc/b"}, ["mean:a,b", "b"]),
     ],
 )
 def test_short_names_tell_models_apart(names: dict[str, str], short: list[str]) -> None:

@@ -11,6 +11,7 @@ __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
 FAMILIES = (controls, gradients, steps, inputs, backward, features, ensembles, segmentation, goals)
 ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
+"""The catalogue by name."""
 
 
 def attack(text: str) -> AnyAttack:

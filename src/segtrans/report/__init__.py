@@ -10,14 +10,15 @@ from segtrans.report.pictures import draw_pictures
 __all__ = ["draw_pictures", "write_figures", "write_page", "write_report"]
 
 
-def write_report(run: Path, against: Path | None = None) -> list[Path]:
+def write_report(run: Path | str, against: Path | str | None = None) -> list[Path]:
     """Draw a finished run's pictures and figures and write its page, from nothing but its folder; returns what was
     written. With ``against``, the page compares the run with the one in that folder.
 
     Raises:
         DataError: a folder holds no result, or an image in it is damaged.
     """
+    run = Path(run)
     pictures = draw_pictures(run)
-    page = write_page(run, against)
+    page = write_page(run, None if against is None else Path(against))
     figures = write_figures(run, read_document(run))
     return [page, *([run / "pictures"] if pictures else []), *([figures] if figures else [])]

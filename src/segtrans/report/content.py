@@ -20,6 +20,7 @@ from segtrans.bench.summary import (
 )
 from segtrans.data.base import Colour, colours
 from segtrans.errors import DataError
+from segtrans.models.load import ENSEMBLES
 from segtrans.spec import RunConfig
 
 Document = dict[str, Any]
@@ -75,9 +76,14 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def short_names(document: Document) -> dict[str, str]:
-    """For each model the last part of its name, or as much of its specification as tells it from the others."""
+    """For each model the last part of its name (of each of its members' names, for an ensemble), or as much of its
+    specification as tells it from the others.
+    """
 
     def last(path: str) -> str:
+        fuse, _, members = path.partition(":")
+        if fuse in ENSEMBLES and "," in members:
+            return f"{fuse}:{','.join(map(last, members.split(',')))}"
         return re.split(r"[/\\:]", path.rstrip("/\\"))[-1] or path
 
     short = {key: last(str(model["name"])) for key, model in document["models"].items()}
