@@ -6,6 +6,7 @@ import re
 import resource
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,14 @@ from segtrans.models import SegModel
 NOT_FINITE = "returned NaN or infinite logits"
 TOO_LARGE = "does not fit into memory even with one image at a time"
 
+WRITERS = 8
+"""Threads that write images."""
+
 _LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
 """How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
 
 Found = TypeVar("Found")
+Item = TypeVar("Item")
 Clean = Mapping[tuple[str, range], Shard]
 """Per model and slice of the images on which of them the model is usable."""
 
@@ -61,7 +66,7 @@ def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Sha
     unreadable: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
     task = progress.add_task(f"clean {plan.models[model].name}", total=len(images))
-    for samples in batches(plan, images, None, unreadable):
+    for samples in _ahead(batches(plan, images, None, unreadable)):
         predictions, faults = predict(plan.models[model], images_of(samples, plan.device))
         for sample, prediction, fault in zip(samples, predictions, faults, strict=True):
             if fault:
@@ -101,6 +106,15 @@ def batches(
         batch.append(sample)
     if batch:
         yield batch
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same, of which each is made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
@@ -227,7 +241,7 @@ class UnitWork:
         task = self.progress.add_task(f"{trial.attack} on {surrogate.name}", total=len(unit.images))
         # What all images share is made on all of them at once.
         most = len(unit.images) if attack.shared else None
-        for samples in batches(plan, unit.images, self.usable[trial.surrogate], [], most):
+        for samples in _ahead(batches(plan, unit.images, self.usable[trial.surrogate], [], most)):
             x = images_of(samples, plan.device)
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
@@ -242,16 +256,14 @@ class UnitWork:
             synchronise(plan.device)
             seconds += time.perf_counter() - started
             stalled += int(result.stalled.sum())
-            kept: list[tuple[Sample, Pixels]] = []
-            for sample, image, failed in zip(samples, grid, result.failed.tolist(), strict=True):
-                if failed:
-                    failures.append((sample.name, f"surrogate {trial.surrogate!r} {NOT_FINITE}"))
-                    continue
-                pixels = to_pixels(image)
-                if plan.config.save_images or sample.name in plan.pictured:
-                    pixels = plan.store.keep_image(self.path(sample.name), pixels)
-                kept.append((sample, pixels))
-                images.append(sample.name)
+            failed = result.failed.tolist()
+            reason = f"surrogate {trial.surrogate!r} {NOT_FINITE}"
+            failures += [(sample.name, reason) for sample, bad in zip(samples, failed, strict=True) if bad]
+            fine = [(sample, image) for sample, image, bad in zip(samples, grid, failed, strict=True) if not bad]
+            # Packed and flushed side by side: a disk takes longer to say that it has a file than a GPU to fill it.
+            with ThreadPoolExecutor(WRITERS) as threads:
+                kept = list(threads.map(self._kept, *zip(*fine, strict=True))) if fine else []
+            images += [sample.name for sample, _ in kept]
             for first in range(0, len(kept), plan.config.batch):
                 self._score(kept[first : first + plan.config.batch])
         self.progress.remove_task(task)
@@ -267,10 +279,17 @@ class UnitWork:
         name, identity = plan.unit_name(unit), plan.unit_identity(unit)
         _keep(plan, name, identity, self.crafted, *self.basis[trial.surrogate])
 
+    def _kept(self, sample: Sample, image: Tensor) -> tuple[Sample, Pixels]:
+        """An adversarial image as it is on disk, or would be if all were kept."""
+        pixels = to_pixels(image)
+        if self.plan.config.save_images or sample.name in self.plan.pictured:
+            pixels = self.plan.store.keep_image(self.path(sample.name), pixels)
+        return sample, pixels
+
     def _reread(self) -> None:
         """Score adversarial images that are on disk."""
         assert self.crafted is not None
-        for samples in batches(self.plan, self.unit.images, set(self.crafted.header["images"]), []):
+        for samples in _ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), [])):
             self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
 
     def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
