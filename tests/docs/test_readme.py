@@ -20,6 +20,8 @@ def blocks(language: str) -> list[str]:
     return [source for text in texts for source in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
 
 
+# foolbox imports a function from where SciPy no longer wants it.
+@pytest.mark.filterwarnings("ignore:Please import `gaussian_filter`:DeprecationWarning")
 @pytest.mark.parametrize("source", blocks("python"))
 def test_python_runs(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

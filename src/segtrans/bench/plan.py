@@ -24,7 +24,7 @@ from segtrans.worst import AnyAttack
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
-NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py"})
+NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py", "track.py"})
 """Parts of this package that show results and decide none."""
 
 

@@ -63,8 +63,11 @@ class Outcome:
     interrupted: bool = False
 
 
-def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
-    """Run what a plan asks for and is not finished yet.
+def execute(
+    plan: Plan, *, quiet: bool = False, on_unit: Callable[[Unit, Shard, dict[str, Shard]], None] | None = None
+) -> Outcome:
+    """Run what a plan asks for and is not finished yet; ``on_unit`` is called, in this process, with each unit that is
+    finished or was before, what was crafted, and its score per target.
 
     Other processes at work in the same folder, the plan's own workers or further runs, share it: what one of them is at
     the others leave to it, and what it leaves undone they do.
@@ -79,7 +82,7 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     progress = Progress(*columns, console=console, disable=quiet, transient=True)
     with progress, _interruptible() as stop:
         with _helped(plan, stop, console):
-            clean, done = _finish(plan, progress, stop)
+            clean, done = _finish(plan, progress, stop, on_unit)
         with _exact(plan.device):
             _draw_masks(plan, {unit: crafted for unit, (crafted, _) in done.items()})
     units = {unit: done[unit][0] for unit in plan.units if unit in done}
@@ -92,7 +95,10 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
 
 
 def _finish(
-    plan: Plan, progress: Progress, stop: Connection
+    plan: Plan,
+    progress: Progress,
+    stop: Connection,
+    on_unit: Callable[[Unit, Shard, dict[str, Shard]], None] | None = None,
 ) -> tuple[dict[str, Shard], dict[Unit, tuple[Shard, dict[str, Shard]]]]:
     """Every model's clean predictions, and every unit with its scores; less where asked to stop."""
     found: dict[str, Shard] = {}
@@ -103,6 +109,8 @@ def _finish(
 
     def finish(unit: Unit) -> None:
         done[unit] = _Work(plan, unit, clean, progress).finish()
+        if on_unit is not None:
+            on_unit(unit, *done[unit])
         progress.advance(overall)
 
     with _exact(plan.device):
@@ -394,7 +402,7 @@ class _Work:
         surrogate, attack = plan.models[unit.surrogate], plan.attacks[unit.attack]
         images: list[str] = []
         failures: list[tuple[str, str]] = []
-        stalled, seconds = 0, 0.0
+        stalled, seconds, spent = 0, 0.0, 0
         _reset_memory(plan.device)
         task = self.progress.add_task(f"{unit.attack} on {surrogate.name}", total=len(plan.data))
         # What all images share is made on all of them at once.
@@ -414,6 +422,7 @@ class _Work:
             _synchronise(plan.device)
             seconds += time.perf_counter() - started
             stalled += int(result.stalled.sum())
+            spent = max(spent, result.evaluations)
             kept: list[tuple[Sample, Pixels]] = []
             for sample, image, failed in zip(samples, grid, result.failed.tolist(), strict=True):
                 if failed:
@@ -433,7 +442,8 @@ class _Work:
             "stalled": stalled,
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
-            "evaluations": attack.evaluations_on(len(members(surrogate))),
+            # Other libraries' attacks do not know beforehand.
+            "evaluations": attack.evaluations_on(len(members(surrogate))) if attack.attacks else spent,
         }
         self.crafted = Shard({}, header)
         name, identity = plan.unit_name(unit), plan.unit_identity(unit)
