@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
-from segtrans.errors import MissingError, SegtransError, UsageError, unknown
+from segtrans.errors import MissingError, SegtransError, UsageError, check_number, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
 from segtrans.random import derive, image_keys
 from segtrans.threat import L2, LInf, Threat
@@ -39,6 +39,9 @@ _ALIASES = {
 
 _RELATIVE = ("rel_stepsize", "relative_step_size")
 """What they call a step as a share of the budget."""
+
+_NORM = re.compile(r"l(inf|[012])", re.IGNORECASE)
+"""How names of attacks say what they measure."""
 
 _GIVEN = ("model", "classifier", "estimator", "inputs", "images", "labels", "masks", "targeted", "callback", "kwargs")
 """Arguments that no setting is for."""
@@ -84,7 +87,7 @@ class Foreign:
         parameters = self._parameters
         for key in self.options:
             if key not in parameters or key in _GIVEN:
-                raise unknown(f"setting of {self.library}:{self.name}", key, _settings(parameters))
+                raise unknown(f"setting of {self.library}:{self.name}", key, _settings(self._make))
         object.__setattr__(self, "version", _version(LIBRARIES[self.library].package))
         object.__setattr__(self, "options", dict(sorted(self.options.items())))
         _ = self.alpha, self._as_ours
@@ -252,9 +255,10 @@ class Foreign:
 def foreign(library: str, name: str, settings: Mapping[str, Any]) -> Foreign:
     """The attack ``library:name(settings)``.
 
-    ``eps``, ``iterations``, ``step_size`` and ``norm`` (``"inf"`` or 2) are understood for every attack that has
-    something like them, whatever the library calls it; ``eps`` always is. Without them the budget is 8/255 or, for
-    attacks of that norm, 5 in L2; iterations are the library's, and steps of iterative attacks a quarter of the budget.
+    ``eps``, ``iterations`` and ``step_size`` are understood for every attack that has something like them, whatever the
+    library calls it, and ``eps`` always is; ``norm`` (``"inf"`` or 2) where an attack has several, or is not told its
+    budget. Without them the budget is 8/255 or, for attacks of that norm, 5 in L2; iterations are the library's, and
+    steps of iterative attacks a quarter of the budget.
 
     Raises:
         UsageError: an unknown library, attack or setting, or a norm that is no budget of ours.
@@ -267,15 +271,16 @@ def foreign(library: str, name: str, settings: Mapping[str, Any]) -> Foreign:
     options: dict[str, Any] = {}
     for key, value in settings.items():
         own = next((own for own in _ALIASES if key in (own, _alias(own, parameters))), None)
-        if key == "norm":
+        if key == "norm" and _takes_norm(make):
             ours["norm"] = value
         elif key in _RELATIVE and key in parameters:
+            check_number(key, value, 1e-6)
             ours["step_size"] = f"eps/{1 / value!r}"
         elif own == "eps" or (own is not None and _alias(own, parameters)):
             ours[own] = value
         else:
             options[key] = value
-    named = re.search(r"l(inf|[012])", make.__name__, re.IGNORECASE)
+    named = _NORM.search(make.__name__)
     norm = str(ours.get("norm", named[1] if named else "inf")).lower().removeprefix("l")
     if norm not in ("inf", "2", "2.0"):
         raise UsageError(f"attack {library}:{name} has the norm {norm!r}; allowed are 'inf' and 2")
@@ -331,10 +336,17 @@ def _default_iterations(parameters: Mapping[str, inspect.Parameter]) -> int:
     return default if isinstance(default, int) else 1
 
 
-def _settings(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+def _takes_norm(make: Callable[..., Any]) -> bool:
+    """Whether an attack can be told its norm, or is told no budget and bears none in its name."""
+    parameters = inspect.signature(make).parameters
+    return "norm" in parameters or not (_alias("eps", parameters) or _NORM.search(make.__name__))
+
+
+def _settings(make: Callable[..., Any]) -> set[str]:
     """What may be set, in the library's words and in ours."""
+    parameters = inspect.signature(make).parameters
     ours = {own for own in _ALIASES if own == "eps" or _alias(own, parameters)}
-    return ({*parameters} - {*_GIVEN}) | ours | {"norm"}
+    return ({*parameters} - {*_GIVEN}) | ours | ({"norm"} if _takes_norm(make) else set[str]())
 
 
 def _version(package: str) -> str:
