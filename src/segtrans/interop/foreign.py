@@ -144,13 +144,13 @@ class Foreign:
 
     @property
     def evaluations_per_iteration(self) -> int:
-        """Gradient evaluations per iteration on a single surrogate, in the trial."""
-        return self.evaluations // max(1, self.iterations)
+        """Gradient evaluations per iteration on a single surrogate, in the trial; 1 where that stopped early."""
+        return max(self.evaluations // max(1, self.iterations), min(1, self.evaluations))
 
     @property
     def preparation(self) -> int:
         """Gradient evaluations beyond those of the iterations, in the trial."""
-        return self.evaluations - self.iterations * self.evaluations_per_iteration
+        return max(0, self.evaluations - self.iterations * self.evaluations_per_iteration)
 
     def configured(self, **settings: Any) -> "Foreign":
         """This attack under a common protocol, as :meth:`Attack.configured`. It is tried on a toy, so that what cannot
@@ -398,12 +398,11 @@ class _Shown(nn.Module):
 
 def _foolbox(attack: Foreign, shown: _Shown, arguments: dict[str, Any]) -> Any:
     """Void is not in the two classes. Attacks that keep the perturbation small are not told the budget."""
-    import foolbox
-
+    foolbox: Any = import_module("foolbox")
     make, norm = find(attack.library, attack.name), "linf" if isinstance(attack.threat, LInf) else "l2"
     if "distance" in inspect.signature(make).parameters:
         arguments = {"distance": getattr(foolbox.distances, norm), **arguments}
-    model = foolbox.models.PyTorchModel(shown, bounds=(0, 1), device=shown.image.device)
+    model = foolbox.PyTorchModel(shown, bounds=(0, 1), device=shown.image.device)
     right = foolbox.criteria.Misclassification(torch.zeros(1, dtype=torch.int64, device=shown.image.device))
     return make(**arguments)(model, shown.image.clone(), right, epsilons=attack.threat.radius)[0]
 
