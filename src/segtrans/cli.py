@@ -283,7 +283,7 @@ def _run(
     values: dict[str, Any], *, as_json: bool, quiet: bool, dry_run: bool = False, data: "Dataset | None" = None
 ) -> int:
     """Do a run, show it, and return its exit code."""
-    from segtrans.bench import execute, make_plan, save
+    from segtrans.bench import do, make_plan
     from segtrans.bench.engines import leads
     from segtrans.report import write_report
     from segtrans.report.table import print_tables
@@ -298,8 +298,7 @@ def _run(
             _print_json(counts)
         errors.print(", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()) + ": all resolved")
         return 0
-    outcome = execute(plan, quiet=quiet)
-    result = save(plan, outcome)
+    outcome, result = do(plan, quiet=quiet)
     code = 130 if outcome.interrupted else 3 if outcome.failures else 0
     if not leads():
         return code

@@ -20,6 +20,7 @@ from segtrans.backward import Backward
 from segtrans.errors import UsageError, unknown
 from segtrans.goals import Goal
 from segtrans.gradients import GradientTransform
+from segtrans.interop.foreign import foreign
 from segtrans.objectives import Objective
 from segtrans.steps import Step
 from segtrans.threat import Threat
@@ -80,6 +81,9 @@ def read(text: str, named: Mapping[str, AnyAttack]) -> AnyAttack:
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
     """
+    if named_elsewhere := re.fullmatch(r"\s*([\w-]+)\s*:\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL):
+        library, name, settings = named_elsewhere.groups()
+        return foreign(library, name, _settings(text, settings or "()"))
     terms = [term.strip() for term in _split(text)]
     if not all(terms):
         raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")

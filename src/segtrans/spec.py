@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.threat import fraction
+from segtrans.track import TRACKERS
 
 _NAMES = ("surrogates", "targets", "attacks")
 
@@ -47,6 +48,8 @@ class RunConfig(BaseModel):
             240}``.
         save_images: keep every adversarial image as PNG.
         pictures: how many images are shown with masks.
+        track: ``tensorboard``, ``mlflow`` or ``wandb``, which are told of every finished unit; they write to
+            ``OUT/track`` unless their own environment variables name a server.
         out: where results go; finished work found there is not done again.
     """
 
@@ -75,9 +78,10 @@ class RunConfig(BaseModel):
     slurm: dict[str, Any] = Field(default_factory=dict)
     save_images: bool = True
     pictures: Annotated[int, Field(ge=0)] = 4
+    track: tuple[str, ...] = ()
     out: Path = Path("runs/latest")
 
-    @field_validator("surrogates", "targets", "attacks", "seeds", mode="before")
+    @field_validator("surrogates", "targets", "attacks", "seeds", "track", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """One name stands for a list of one, nothing for none; repetitions count once, however they are spaced."""
@@ -103,6 +107,14 @@ class RunConfig(BaseModel):
         if self.baseline is not None and self.baseline not in self.attacks:
             raise unknown("baseline", self.baseline, self.attacks)
         return self
+
+    @field_validator("track")
+    @classmethod
+    def _tracked(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in TRACKERS:
+                raise unknown("tracker", name, TRACKERS)
+        return value
 
     @field_validator("out")
     @classmethod

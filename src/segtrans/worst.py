@@ -10,6 +10,7 @@ from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
+from segtrans.interop.foreign import Foreign
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.threat import Threat
 
@@ -120,7 +121,7 @@ class WorstCase:
         return Result(worst, stalled, failed, evaluations=sum(result.evaluations for result in found))
 
 
-AnyAttack = Attack | WorstCase
+AnyAttack = Attack | WorstCase | Foreign
 """What has a budget and a price, and makes adversarial images."""
 
 

@@ -49,6 +49,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(module, "make_config", lambda values: make({**values, "limit": 1, "iterations": 1}))
 
 
+# foolbox imports a function from where SciPy no longer wants it.
+@pytest.mark.filterwarnings("ignore:Please import `gaussian_filter`:DeprecationWarning")
 @pytest.mark.usefixtures("small")
 @each_page
 def test_a_page_runs(page: Path) -> None:

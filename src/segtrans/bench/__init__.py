@@ -1,20 +1,22 @@
 """The main job: surrogates × attacks × targets × images, planned, done, kept and tabulated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from segtrans.bench.engines import leads
 from segtrans.bench.plan import Plan, Trial, Unit, make_plan
-from segtrans.bench.results import as_csv, document
+from segtrans.bench.results import as_csv, document, trial_document
 from segtrans.bench.runner import Outcome, execute
+from segtrans.bench.store import Shard
 from segtrans.data import Dataset
 from segtrans.errors import UsageError
 from segtrans.io import write_json, write_text
 from segtrans.models import SegModel
 from segtrans.spec import RunConfig, make_config
+from segtrans.track import followed
 from segtrans.worst import AnyAttack
 
-__all__ = ["Outcome", "Plan", "RunConfig", "Trial", "Unit", "execute", "make_plan", "run", "save"]
+__all__ = ["Outcome", "Plan", "RunConfig", "Trial", "Unit", "do", "execute", "make_plan", "run", "save"]
 
 
 def run(
@@ -24,6 +26,7 @@ def run(
     models: Mapping[str, SegModel] | None = None,
     attacks: Mapping[str, AnyAttack] | list[str] | tuple[str, ...] | str | None = None,
     quiet: bool = False,
+    on_trial: Callable[[dict[str, Any]], None] | None = None,
     **values: Any,
 ) -> dict[str, Any]:
     """Do a run and return its document, as ``segtrans run`` does; :func:`segtrans.report.write_report` adds the page.
@@ -34,6 +37,8 @@ def run(
         models: models of your own, by names that ``surrogates`` and ``targets`` use.
         attacks: names as in a configuration, or attacks of your own by name.
         quiet: no progress bars.
+        on_trial: called with the ``cells`` and ``costs`` of every trial, also of those that were finished before; where
+            it fails it is not called again, and the run goes on.
 
     Returns:
         The document that is also written to ``OUT/result.json``, with its cells and costs in ``OUT/cells.csv`` and
@@ -51,7 +56,30 @@ def run(
     if isinstance(data, str):
         config, data = config.model_copy(update={"data": data}), None
     plan = make_plan(config, data, models, own_attacks)
-    return save(plan, execute(plan, quiet=quiet))
+    return do(plan, quiet=quiet, on_trial=on_trial)[1]
+
+
+def do(
+    plan: Plan, *, quiet: bool = False, on_trial: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[Outcome, dict[str, Any]]:
+    """Execute a plan, tell its trackers and ``on_trial`` of it, save and return what it left.
+
+    Raises:
+        MissingError: a tracker is not installed. What :func:`execute` raises.
+    """
+    config = plan.config
+    with followed(config.track if leads() else (), config.out / "track", config.model_dump(mode="json"), on_trial) as (
+        tell,
+        conclude,
+    ):
+
+        def finished(trial: Trial, crafted: Shard, scores: dict[str, Shard]) -> None:
+            tell(trial_document(plan, trial, crafted, scores))
+
+        outcome = execute(plan, quiet=quiet, on_trial=finished if config.track or on_trial else None)
+        result = save(plan, outcome)
+        conclude(result)
+    return outcome, result
 
 
 def save(plan: Plan, outcome: Outcome) -> dict[str, Any]:

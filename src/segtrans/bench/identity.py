@@ -14,7 +14,7 @@ from segtrans.io import file_hash
 from segtrans.models import SegModel
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
-NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py"})
+NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py", "track.py"})
 """Parts of this package that show results and decide none."""
 
 

@@ -31,6 +31,7 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
+from segtrans.interop.foreign import Foreign
 from segtrans.metrics import Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
@@ -87,6 +88,12 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             },
         }
     )
+
+
+def trial_document(plan: Plan, trial: Trial, crafted: Shard, scores: Mapping[str, Shard]) -> dict[str, Any]:
+    """``cells`` and ``costs`` of one trial, as they will be in the run's document."""
+    found = document(plan, Outcome({trial: crafted}, {(trial, target): shard for target, shard in scores.items()}))
+    return {key: found[key] for key in ("cells", "costs")}
 
 
 def _cell(
@@ -197,11 +204,12 @@ def _model(plan: Plan, name: str) -> dict[str, Any]:
 def _attack(plan: Plan, name: str) -> dict[str, Any]:
     attack = plan.attacks[name]
     entry = ENTRIES.get(name)
+    foreign = isinstance(attack, Foreign)
     return {
         "value": repr(attack),
-        "title": entry.title if entry else "",
+        "title": entry.title if entry else f"{attack.name} of {attack.library} {attack.version}" if foreign else "",
         "paper": entry.paper if entry else "",
-        "provenance": entry.provenance if entry else "custom",
+        "provenance": entry.provenance if entry else "foreign" if foreign else "custom",
         "norm": attack.threat.norm,
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,

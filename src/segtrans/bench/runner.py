@@ -43,8 +43,11 @@ class Outcome:
     interrupted: bool = False
 
 
-def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
-    """Run what a plan asks for and is not finished yet.
+def execute(
+    plan: Plan, *, quiet: bool = False, on_trial: Callable[[Trial, Shard, dict[str, Shard]], None] | None = None
+) -> Outcome:
+    """Run what a plan asks for and is not finished yet; ``on_trial`` is called, in this process, with each trial that
+    is finished or was before, what was crafted, and its score per target.
 
     Other processes at work in the same folder, the plan's own workers or further runs, share it: what one of them is at
     the others leave to it, and what it leaves undone they do.
@@ -60,25 +63,31 @@ def execute(plan: Plan, *, quiet: bool = False) -> Outcome:
     progress = Progress(*columns, console=console, disable=quiet or not leads(), transient=True)
     with progress, interruptible() as stop:
         with ENGINES[plan.config.engine](plan, Helper(plan.again, plan.config, finish), stop, progress):
-            clean, done = finish(plan, progress, stop, turn())
+            clean, done = finish(plan, progress, stop, turn(), on_trial)
         with exact(plan.device):
             _draw_masks(plan, done)
     crafted: dict[Trial, Shard] = {}
     scores: dict[tuple[Trial, str], Shard] = {}
     found = [(f"clean {model}", shard) for (model, _), shard in clean.items()]
     for trial in plan.trials:
-        units = [done[unit] for unit in plan.units_of(trial) if unit in done]
-        if len(units) < len(plan.units_of(trial)):
+        whole = _whole(plan, trial, done)
+        if whole is None:
             continue
-        crafted[trial] = _together([unit[0] for unit in units])
-        scores |= {(trial, target): _together([unit[1][target] for unit in units]) for target in plan.targets}
+        crafted[trial] = whole[0]
+        scores |= {(trial, target): score for target, score in whole[1].items()}
         where = f"{trial.attack} on {trial.surrogate}, seed {trial.seed}"
         found += [(where, crafted[trial]), *((where, scores[trial, target]) for target in plan.targets)]
     failures = [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
     return Outcome(crafted, scores, tuple(_once(failures)), len(crafted) < len(plan.trials))
 
 
-def finish(plan: Plan, progress: Progress, stop: Stop, first: float = 0.0) -> tuple[Clean, Finished]:
+def finish(
+    plan: Plan,
+    progress: Progress,
+    stop: Stop,
+    first: float = 0.0,
+    on_trial: Callable[[Trial, Shard, dict[str, Shard]], None] | None = None,
+) -> tuple[Clean, Finished]:
     """Every model's clean predictions, and every unit with its scores; less where asked to stop. Work begins at this
     ``first`` share of the list, elsewhere in each of several processes.
     """
@@ -90,6 +99,8 @@ def finish(plan: Plan, progress: Progress, stop: Stop, first: float = 0.0) -> tu
 
     def attack(unit: Unit) -> None:
         done[unit] = UnitWork(plan, unit, clean, progress).finish()
+        if on_trial is not None and (whole := _whole(plan, unit.trial, done)) is not None:
+            on_trial(unit.trial, *whole)
         progress.advance(overall)
 
     with exact(plan.device):
@@ -133,6 +144,14 @@ def _share(
         left = waiting
 
 
+def _whole(plan: Plan, trial: Trial, done: Finished) -> tuple[Shard, dict[str, Shard]] | None:
+    """What was crafted in a trial and its score per target, or None where a unit of it is not done."""
+    units = [done[unit] for unit in plan.units_of(trial) if unit in done]
+    if len(units) < len(plan.units_of(trial)):
+        return None
+    return _together([unit[0] for unit in units]), {t: _together([unit[1][t] for unit in units]) for t in plan.targets}
+
+
 def _together(shards: Sequence[Shard]) -> Shard:
     """The shards of a trial's units, in the order of the images, as one."""
     if len(shards) == 1:
@@ -142,8 +161,9 @@ def _together(shards: Sequence[Shard]) -> Shard:
     for key, add in (("images", list), ("failures", list), ("seconds", float), ("stalled", int)):
         if key in header:
             header[key] = sum((part[key] for part in headers), add())
-    if "peak_memory" in header:
-        header["peak_memory"] = max(part["peak_memory"] for part in headers)
+    for key in ("peak_memory", "evaluations"):
+        if key in header:
+            header[key] = max(part[key] for part in headers)
     filled = [shard.tensors for shard in shards if shard.tensors]
     names = filled[0] if filled else ()
     return Shard({name: torch.cat([tensors[name] for tensors in filled]) for name in names}, header)

@@ -236,7 +236,7 @@ class UnitWork:
         surrogate, attack = plan.models[trial.surrogate], plan.attacks[trial.attack]
         images: list[str] = []
         failures: list[tuple[str, str]] = []
-        stalled, seconds = 0, 0.0
+        stalled, seconds, spent = 0, 0.0, 0
         _reset_memory(plan.device)
         task = self.progress.add_task(f"{trial.attack} on {surrogate.name}", total=len(unit.images))
         # What all images share is made on all of them at once.
@@ -256,6 +256,7 @@ class UnitWork:
             synchronise(plan.device)
             seconds += time.perf_counter() - started
             stalled += int(result.stalled.sum())
+            spent = max(spent, result.evaluations)
             failed = result.failed.tolist()
             reason = f"surrogate {trial.surrogate!r} {NOT_FINITE}"
             failures += [(sample.name, reason) for sample, bad in zip(samples, failed, strict=True) if bad]
@@ -273,7 +274,8 @@ class UnitWork:
             "stalled": stalled,
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
-            "evaluations": attack.evaluations_on(len(members(surrogate))),
+            # Other libraries' attacks do not know beforehand.
+            "evaluations": attack.evaluations_on(len(members(surrogate))) if attack.attacks else spent,
         }
         self.crafted = Shard({}, header)
         name, identity = plan.unit_name(unit), plan.unit_identity(unit)

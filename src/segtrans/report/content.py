@@ -38,6 +38,7 @@ PROVENANCE = {
     "reconstruction": "reconstruction",
     "control": "control, no attack",
     "custom": "composed for this run",
+    "foreign": "another library's code",
 }
 
 
@@ -438,7 +439,7 @@ def command(document: Document) -> list[str]:
         lines = ["segtrans attack IMAGE…"]
         changed = {k: v for k, v in changed.items() if k not in ("data", "pictures")}
     for key, value in changed.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and key in _OPTIONS:
             lines += [f"{_OPTIONS[key]} {shlex.quote(str(one))}" for one in value]  # pyright: ignore[reportUnknownVariableType]
         elif key in _OPTIONS:
             lines.append(f"{_OPTIONS[key]} {shlex.quote(str(value))}")

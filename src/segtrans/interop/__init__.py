@@ -1,0 +1,6 @@
+"""Other attack libraries: their attacks in our runs, and our attacks called as theirs are."""
+
+from segtrans.interop.conventions import as_adv_lib, as_art, as_foolbox, as_torchattacks
+from segtrans.interop.foreign import LIBRARIES, Foreign
+
+__all__ = ["LIBRARIES", "Foreign", "as_adv_lib", "as_art", "as_foolbox", "as_torchattacks"]
