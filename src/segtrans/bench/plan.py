@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -141,10 +142,9 @@ def make_plan(
     check_writable(config.out)
     device = pick_device(config.device)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
+    protocol: dict[str, Any] = config.model_dump(include={"eps", "iterations", "step_size"})
     found_attacks = {
-        name: (known_attacks.get(name) or read_attack(name)).configured(
-            eps=config.eps, iterations=config.iterations, step_size=config.step_size
-        )
+        name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
     for name, attack in found_attacks.items():
