@@ -45,8 +45,8 @@ _how = partial(typer.Option, rich_help_panel="How strong attacks are")
 _where = partial(typer.Option, rich_help_panel="What runs it")
 _shown = partial(typer.Option, rich_help_panel="What comes out")
 
-_MODEL = {"metavar": "MODEL", "autocompletion": completion.models}
-_DATA = {"metavar": "DATA", "autocompletion": completion.data}
+_MODEL: dict[str, Any] = {"metavar": "MODEL", "autocompletion": completion.models}
+_DATA: dict[str, Any] = {"metavar": "DATA", "autocompletion": completion.data}
 
 Quiet = Annotated[bool, _shown("--quiet", "-q", help="No progress bars, no tables.")]
 AsJson = Annotated[bool, _shown("--json", help="One JSON document on standard output.")]
