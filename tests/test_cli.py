@@ -1,23 +1,38 @@
 """The command line as a user meets it: exit codes, one sentence per error, JSON alone on standard output."""
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
-from segtrans.cli import main
+from segtrans.cli import app, main
 from segtrans.data import load_data
 
 MODEL = "zoo:voc/pspnet-mobilenetv3s"
 
 
-def segtrans(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def segtrans(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", "from segtrans.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env={**os.environ, **environment}
+    )
+
+
+def commands(command: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by what is typed to call it."""
+    command = typer.main.get_command(app) if command is None else command
+    for name, inner in command.commands.items():
+        whole = f"{path} {name}".strip()
+        yield from commands(inner, whole) if hasattr(inner, "commands") else [(whole, inner)]
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +190,108 @@ def test_listings_are_the_same_for_people_and_machines(
     if what == "attacks":
         costs = {row["name"]: (row["gradients per iteration"], row["preparation"]) for row in rows}
         assert (costs["noise"], costs["vmi"], costs["fia"]) == ((0, 0), (21, 0), (1, 30))
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_teaches_by_example(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["segtrans", *path.split(), "--help"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    text = capsys.readouterr().out
+    assert done.value.code == 0
+    assert not any(word in text for word in ("list[", "<int>", "rich"))
+    _, _, examples = text.replace("\\\n", "").partition("Example")
+    lines = [line.strip() for line in examples.splitlines()[1:] if line.strip()]
+    assert 1 <= len(lines) <= 2
+    for line in lines:
+        # Redirections are the shell's; everything else must be what the command takes.
+        start, *words = shlex.split(line.partition(" >")[0])
+        assert (start, " ".join(words[: len(path.split())])) == ("segtrans", path)
+        COMMANDS[path].make_context(path, words[len(path.split()) :])
+
+
+def test_options_are_shown_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["segtrans", "run", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    places = [text.index(word) for word in ("Arguments:", "What is run:", "--surrogate", "How strong", "--eps",
+              "What runs it:", "--workers", "What comes out:", "--json", "Options:", "--help")]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_attack_takes_the_options_of_run() -> None:
+    run, attack = ({option for param in COMMANDS[name].params for option in param.opts} for name in ("run", "attack"))
+    assert run - attack == {"config", "--data", "--limit"}
+    assert attack - run == {"images"}
+
+
+def test_attack_resolves_what_run_resolves(photo: Path, tmp_path: Path) -> None:
+    done = segtrans(
+        "attack", photo, "-s", MODEL, "-a", "mi", "-a", "linf(eps=4/255) + pgd(iterations=5)", "--batch", "2",
+        "--workers", "2", "--iterations", "3", "-o", "seeds=[0, 1]", "--out", tmp_path / "x", "--dry-run", "--json",
+    )  # fmt: skip
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"units": 4, "images": 1, "gradient_evaluations": 16})
+    assert done.stderr == ""
+    assert not (tmp_path / "x").exists()
+
+
+def test_quiet_says_nothing_and_json_is_one_document(ran: tuple[dict[str, Any], Path]) -> None:
+    """The run again, which is all there, and its page."""
+    document, out = ran
+    again = [
+        "run", "--surrogate", MODEL, "--target", MODEL, "--target", "zoo:voc/deeplabv3plus-mobilenetv3s",
+        "--attack", "noise", "--attack", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2",
+        "--eps", "8/255", "--iterations", "2", "--seed", "0", "--out", out,
+    ]  # fmt: skip
+    done = segtrans(*again, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = segtrans(*again, "--quiet", "--json")
+    assert (done.returncode, json.loads(done.stdout)["cells"], done.stderr) == (0, document["cells"], "")
+    done = segtrans(*again, "--dry-run", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = segtrans("report", out, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = segtrans("report", out, "--json")
+    assert json.loads(done.stdout) == {"wrote": [str(out / name) for name in ("report.html", "pictures", "figures")]}
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("what", ["attacks", "parts", "models", "datasets"])
+def test_listings_fit_into_terminals_of_any_width(
+    what: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "argv", ["segtrans", "list", what])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+    monkeypatch.setattr(sys, "argv", ["segtrans", "list", what, "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    for row in json.loads(capsys.readouterr().out):
+        # A name that had to be folded in a table would be hard to read, and to copy.
+        assert row["name"] in text
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("list", "models")])
+def test_nothing_is_coloured_where_colours_are_not_wanted(arguments: tuple[str, ...]) -> None:
+    done = segtrans(*arguments, COLUMNS="40", NO_COLOR="1", FORCE_COLOR="1", TERM="xterm-256color")
+    assert done.returncode == 0
+    assert not re.search(r"\x1b\[[0-9;]*[3-4][0-9]m", done.stdout)
+
+
+def test_the_schema_is_printed() -> None:
+    done = segtrans("schema")
+    assert json.loads(done.stdout)["properties"]["eps"]["description"].startswith("Budget of L-inf attacks")
+    assert done.stderr == ""

@@ -2,16 +2,21 @@
 
 import json
 import os
+import re
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypedDict, TypeVar, Unpack, get_type_hints
 
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
+from typer.core import TyperCommand
 
 import segtrans
+from segtrans import completion
 from segtrans.errors import SegtransError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -19,8 +24,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Measure how adversarial examples transfer between semantic segmentation models.",
-    epilog="Exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 3 finished but some images failed, "
-    "4 missing data, extra or device, 130 interrupted.",
+    epilog="""
+    Start with 'segtrans demo': it needs no data and no network.
+
+    Exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 3 finished but some images failed,
+    4 missing data, extra or device, 130 interrupted.
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,22 +37,98 @@ app = typer.Typer(
 zoo_app = typer.Typer(help="The embedded models: check them, train new ones.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
-Surrogates = Annotated[list[str] | None, typer.Option("--surrogate", "-s", help="Model to attack; repeatable.")]
-Targets = Annotated[list[str] | None, typer.Option("--target", "-t", help="Model to fool; repeatable.")]
-Attacks = Annotated[list[str] | None, typer.Option("--attack", "-a", help="Attack or composition; repeatable.")]
-Size = Annotated[int | None, typer.Option(help="Squeeze images to this square; default: native size.")]
-Eps = Annotated[str | None, typer.Option(help="Budget of L-inf attacks, such as 8/255.")]
-Iterations = Annotated[int | None, typer.Option(help="Iterations of every iterative attack.")]
-StepSize = Annotated[str | None, typer.Option(help="Step of every iterative attack: 2/255, eps/4 or eps/T.")]
-Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Seed; repeatable, one repetition each.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
-Batch = Annotated[int | None, typer.Option(help="Images per forward pass.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that share the work.")]
-Pictures = Annotated[int | None, typer.Option(help="How many images to draw with masks.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for results; finished work there is not done again.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
-Settings = Annotated[list[str] | None, typer.Option("-o", help="Any configuration key: KEY=VALUE; repeatable.")]
+_UNLESS = " An attack that says its own keeps it."
+
+# Options in the groups that help shows them in.
+_what = partial(typer.Option, rich_help_panel="What is run")
+_how = partial(typer.Option, rich_help_panel="How strong attacks are")
+_where = partial(typer.Option, rich_help_panel="What runs it")
+_shown = partial(typer.Option, rich_help_panel="What comes out")
+
+_MODEL: dict[str, Any] = {"metavar": "MODEL", "autocompletion": completion.models}
+_DATA: dict[str, Any] = {"metavar": "DATA", "autocompletion": completion.data}
+
+Quiet = Annotated[bool, _shown("--quiet", "-q", help="No progress bars, no tables.")]
+AsJson = Annotated[bool, _shown("--json", help="One JSON document on standard output.")]
+
+
+class RunOptions(TypedDict, total=False):
+    """What every command that does a run takes, by configuration key; what is None was not given."""
+
+    surrogates: Annotated[list[str] | None, _what("--surrogate", "-s", help="Model to attack; repeatable.", **_MODEL)]
+    targets: Annotated[
+        list[str] | None,
+        _what("--target", "-t", help="Model to fool; repeatable; default: the surrogates.", **_MODEL),
+    ]
+    attacks: Annotated[
+        list[str] | None,
+        _what(
+            "--attack", "-a", metavar="ATTACK", autocompletion=completion.attacks,
+            help="A name from 'segtrans list attacks', or several parts joined by +; repeatable.",
+        ),
+    ]  # fmt: skip
+    size: Annotated[int | None, _what(metavar="PIXELS", help="Squeeze images to this square; default: native size.")]
+    eps: Annotated[str | None, _how(metavar="EPS", help="How far a colour value may move, such as 8/255." + _UNLESS)]
+    iterations: Annotated[int | None, _how(metavar="N", help="Iterations of attacks that take several." + _UNLESS)]
+    step_size: Annotated[str | None, _how(metavar="STEP", help="Step: 2/255, eps/4 or eps/T." + _UNLESS)]
+    seeds: Annotated[
+        list[int] | None,
+        _how("--seed", metavar="N", help="Start of the random numbers; repeatable, everything is done with each."),
+    ]
+    device: Annotated[str | None, _where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")]
+    batch: Annotated[int | None, _where(metavar="N", help="Images per forward pass.")]
+    workers: Annotated[int | None, _where(metavar="N", help="Processes that share the work.")]
+    settings: Annotated[
+        list[str] | None,
+        _where("-o", metavar="KEY=VALUE", help="Any key that 'segtrans schema' lists; repeatable."),
+    ]
+    dry_run: Annotated[bool, _where("--dry-run", help="Resolve and check everything, then stop.")]
+    pictures: Annotated[int | None, _shown(metavar="N", help="How many images to draw with masks.")]
+    out: Annotated[
+        Path | None, _shown(metavar="FOLDER", help="Folder for results; finished work there is not done again.")
+    ]
+    as_json: AsJson
+    quiet: Quiet
+
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class _Command(TyperCommand):
+    """Help with options in groups; typer groups them in boxes only, which narrow terminals break."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in sorted(self.get_params(ctx), key=lambda param: param.param_type_name != "argument"):
+            group = "Arguments" if param.param_type_name == "argument" else getattr(param, "rich_help_panel", None)
+            if (record := param.get_help_record(ctx)) is not None:
+                # Behind a metavar of ours typer adds the Python type.
+                groups.setdefault(group or "Options", []).append((re.sub(r" <.*>", "", record[0]), record[1]))
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _command(*examples: str, to: typer.Typer = app, name: str | None = None) -> Callable[[Function], Function]:
+    """A command whose help ends with examples. ``**options: Unpack[RunOptions]`` becomes an option each."""
+
+    def add(function: Function) -> Function:
+        own, shared = dict(signature(function, eval_str=True).parameters), {}
+        if own.pop("options", None) is not None:
+            shared = get_type_hints(RunOptions, include_extras=True)
+        options = [
+            Parameter(key, Parameter.KEYWORD_ONLY, default=False if key in _SWITCHES else None, annotation=hint)
+            for key, hint in shared.items()
+        ]
+        rest = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own.values()]
+        function.__signature__ = Signature([*options, *rest])  # pyright: ignore[reportFunctionMemberAccess]
+        lines = "\n".join(("Example:" if len(examples) == 1 else "Examples:", *(f"  {each}" for each in examples)))
+        return to.command(name=name, cls=_Command, epilog=f"\b\n{lines}")(function)
+
+    return add
+
+
+_SWITCHES = ("as_json", "quiet", "dry_run")
 
 
 def _version(asked: bool) -> None:
@@ -59,93 +144,41 @@ def _main(
     pass
 
 
-@app.command()
+@_command(
+    "segtrans run configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20",
+    "segtrans run -s zoo:voc/pspnet-mobilenetv3s -t zoo:voc/deeplabv3plus-mobilenetv3s -a mi -a segtrans",
+)
 def run(
-    config: Annotated[Path | None, typer.Argument(help="YAML file; options override it.")] = None,
-    surrogate: Surrogates = None,
-    target: Targets = None,
-    attack: Attacks = None,
-    data: Annotated[str | None, typer.Option(help="voc:PATH, cityscapes:PATH, …, photos.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
-    size: Size = None,
-    eps: Eps = None,
-    iterations: Iterations = None,
-    step_size: StepSize = None,
-    seed: Seeds = None,
-    device: Device = None,
-    batch: Batch = None,
-    workers: Workers = None,
-    pictures: Pictures = None,
-    out: Out = None,
-    setting: Settings = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and check everything, then stop.")] = False,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")
+    ] = None,
+    data: Annotated[str | None, _what(help="voc:PATH, cityscapes:PATH, …, photos.", **_DATA)] = None,
+    limit: Annotated[int | None, _what(metavar="N", help="Only the first so many images.")] = None,
+    **options: Unpack[RunOptions],
 ) -> None:
     """Craft on every surrogate with every attack, score on every target."""
     from segtrans.spec import read_config
 
-    given = {
-        "surrogates": surrogate,
-        "targets": target,
-        "attacks": attack,
-        "data": data,
-        "limit": limit,
-        "size": size,
-        "eps": eps,
-        "iterations": iterations,
-        "step_size": step_size,
-        "seeds": seed,
-        "device": device,
-        "batch": batch,
-        "workers": workers,
-        "pictures": pictures,
-        "out": out,
-    }
     values = read_config(config) if config is not None else {}
-    values |= {key: value for key, value in given.items() if value is not None} | _settings(setting or [])
-    raise typer.Exit(_run(values, as_json=as_json, quiet=quiet, dry_run=dry_run))
+    _run_with(values, {"data": data, "limit": limit, **options})
 
 
-@app.command()
+@_command(
+    "segtrans attack cat.jpg -s zoo:voc/pspnet-mobilenetv3s -a segtrans --out runs/cat",
+    "segtrans attack *.jpg -s zoo:voc/pspnet-mobilenetv3s -a mi --eps 4/255 -o save_images=false",
+)
 def attack(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    surrogate: Surrogates = None,
-    target: Targets = None,
-    attack: Attacks = None,
-    size: Size = None,
-    eps: Eps = None,
-    iterations: Iterations = None,
-    step_size: StepSize = None,
-    seed: Seeds = None,
-    device: Device = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs.")], **options: Unpack[RunOptions]
 ) -> None:
     """Attack single photographs; each target's own clean prediction is the reference."""
     from segtrans.data.folder import files
 
-    given = {
-        "surrogates": surrogate,
-        "targets": target,
-        "attacks": attack,
-        "size": size,
-        "eps": eps,
-        "iterations": iterations,
-        "step_size": step_size,
-        "seeds": seed,
-        "device": device,
-        "out": out,
-    }
-    values = {key: value for key, value in given.items() if value is not None}
-    values |= {"pictures": len(images), "data": "images"}
-    raise typer.Exit(_run(values, as_json=as_json, quiet=quiet, data=files(images)))
+    _run_with({"pictures": len(images)}, {**options, "data": "images"}, files(images))
 
 
-@app.command()
+@_command("segtrans demo", "segtrans demo --out /tmp/demo --quiet")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("runs/demo"),
+    out: Annotated[Path, _shown(metavar="FOLDER", help="Folder for results.")] = Path("runs/demo"),
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -155,24 +188,29 @@ def demo(
     raise typer.Exit(_run({**CONFIG, "out": out}, as_json=as_json, quiet=quiet))
 
 
-@app.command()
+@_command("segtrans report runs/demo", "segtrans report runs/new --against runs/old")
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    against: Annotated[Path | None, typer.Option(help="Folder of another run to compare it with.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a run.")],
+    against: Annotated[Path | None, _what(metavar="FOLDER", help="Folder of another run to compare it with.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a run's page, pictures and figures again; the numbers stay as they are."""
     from segtrans.report import write_report
 
-    for path in write_report(run, against):
-        Console().print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+    written = write_report(run, against)
+    if as_json:
+        _print_json({"wrote": [str(path) for path in written]})
+    elif not quiet:
+        sys.stdout.writelines(f"wrote {path}\n" for path in written)
 
 
-@app.command()
+@_command("segtrans doctor", "segtrans doctor -m torchvision:deeplabv3_resnet50 --data voc:VOCdevkit/VOC2012")
 def doctor(
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model to examine; repeatable.")] = None,
-    data: Annotated[str, typer.Option(help="What to examine it on: voc:PATH, …, photos.")] = "photos",
-    size: Annotated[int, typer.Option(help="Squeeze images to this square.")] = 128,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    model: Annotated[list[str] | None, _what("--model", "-m", help="Model to examine; repeatable.", **_MODEL)] = None,
+    data: Annotated[str, _what(help="What to examine it on: voc:PATH, …, photos.", **_DATA)] = "photos",
+    size: Annotated[int, _what(metavar="PIXELS", help="Squeeze images to this square.")] = 128,
+    device: Annotated[str, _where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show what results depend on here, and what is wrong with models (then the exit code is 2)."""
@@ -192,9 +230,14 @@ def doctor(
     raise typer.Exit(2 if any(found.values()) else 0)
 
 
-@app.command(name="list")
+@_command("segtrans list attacks", "segtrans list models --json", name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="attacks, parts, models or datasets.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help=f"{', '.join(completion.LISTINGS)}.", autocompletion=lambda: completion.LISTINGS
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show what there is."""
@@ -206,39 +249,49 @@ def list_(
     if as_json:
         _print_json(rows)
         return
-    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+    from segtrans.report.table import print_rows
+
     # A table cut to 80 columns loses its last words when it is piped somewhere.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    print_rows(rows, Console(width=None if known else 200))
 
 
-@zoo_app.command()
+@_command("segtrans schema > schema.json")
+def schema() -> None:
+    """Print the JSON Schema of configuration files, with which editors check and explain them."""
+    from segtrans.spec import json_schema
+
+    _print_json(json_schema())
+
+
+@_command("segtrans zoo verify --data voc:VOCdevkit/VOC2012", to=zoo_app)
 def verify(
-    data: Annotated[str, typer.Option(help="The evaluation data of the cards, such as voc:PATH.")],
+    data: Annotated[str, _what(help="The evaluation data of the cards, such as voc:PATH.", **_DATA)],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Recompute every card's figures on the data it names."""
     from segtrans.data import load_data
     from segtrans.zoo.cards import verify_cards
 
     dataset = load_data(data)
-    console = Console()
-    checked = different = 0
+    found: list[dict[str, Any]] = []
     for card, score, accuracy in verify_cards(dataset):
         same = abs(score - card.miou) <= 0.1 and abs(accuracy - card.pixel_accuracy) <= 0.1
-        different += not same
-        console.print(
-            f"{card.name}: mIoU {score:.2f} (card {card.miou:.2f}), pixel accuracy {accuracy:.2f} "
-            f"(card {card.pixel_accuracy:.2f}) {'ok' if same else 'DIFFERENT'}",
-            soft_wrap=True,
-        )
-        checked += 1
-    if not checked:
+        found.append({"name": card.name, "miou": score, "pixel_accuracy": accuracy, "same": same})
+        if not as_json and not (quiet and same):
+            sys.stdout.write(
+                f"{card.name}: mIoU {score:.2f} (card {card.miou:.2f}), pixel accuracy {accuracy:.2f} "
+                f"(card {card.pixel_accuracy:.2f}) {'ok' if same else 'DIFFERENT'}\n"
+            )
+    if not found:
         raise UsageError(f"no card was made on data of the kind {dataset.name!r}")
-    raise typer.Exit(1 if different else 0)
+    if as_json:
+        _print_json(found)
+    raise typer.Exit(0 if all(card["same"] for card in found) else 1)
 
 
-@zoo_app.command(name="table")
+@_command("segtrans zoo table > docs/zoo.md", name="table", to=zoo_app)
 def table_() -> None:
     """Print the cards as a Markdown table, as docs/zoo.md shows it."""
     from segtrans.zoo.cards import table
@@ -246,23 +299,33 @@ def table_() -> None:
     sys.stdout.write(table())
 
 
-@zoo_app.command()
+@_command(
+    "segtrans zoo train voc/pspnet-mobilenetv3s --data 'voc:VOCdevkit/VOC2012?split=train' \\\n"
+    "      --evaluation voc:VOCdevkit/VOC2012 --weights backbones --out zoo/voc",
+    to=zoo_app,
+)
 def train(
-    name: Annotated[str, typer.Argument(help="GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s.")],
-    data: Annotated[str, typer.Option(help="Training data, such as voc:PATH?split=train.")],
-    evaluation: Annotated[str, typer.Option(help="Evaluation data of the card, such as voc:PATH.")],
-    weights: Annotated[Path, typer.Option(help="Folder with the ImageNet backbones.")],
-    out: Annotated[Path, typer.Option(help="Folder for weights, card and checkpoint.")],
-    steps: Annotated[int | None, typer.Option(help="Optimisation steps; default: the recipe's.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option()] = "auto",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s.")],
+    data: Annotated[str, _what(help="Training data, such as voc:PATH?split=train.", **_DATA)],
+    evaluation: Annotated[str, _what(help="Evaluation data of the card, such as voc:PATH.", **_DATA)],
+    weights: Annotated[Path, _what(metavar="FOLDER", help="Folder with the ImageNet backbones.")],
+    out: Annotated[Path, _shown(metavar="FOLDER", help="Folder for weights, card and checkpoint.")],
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Optimisation steps; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Start of the random numbers.")] = 0,
+    device: Annotated[str, _where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a zoo model, store it as fp16 with its card; a run that was killed goes on."""
+    from dataclasses import asdict
+
     from segtrans.zoo.recipe import train_and_publish
 
     card = train_and_publish(name, data, evaluation, weights, out, steps=steps, seed=seed, device=device, quiet=quiet)
-    Console().print(f"{card.name}: mIoU {card.miou:.2f}, pixel accuracy {card.pixel_accuracy:.2f}")
+    if as_json:
+        _print_json(asdict(card))
+    elif not quiet:
+        sys.stdout.write(f"{card.name}: mIoU {card.miou:.2f}, pixel accuracy {card.pixel_accuracy:.2f}\n")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -277,6 +340,14 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise UsageError(f"-o {pair!r}: {value!r} is not readable as YAML") from None
     return values
+
+
+def _run_with(values: dict[str, Any], options: Mapping[str, Any], data: "Dataset | None" = None) -> NoReturn:
+    """Do a run with ``values`` and, before them, the keys among a command's ``options`` that were given."""
+    given = {key: value for key, value in options.items() if value is not None}
+    switches = {name: bool(given.pop(name, False)) for name in _SWITCHES}
+    more = _settings(given.pop("settings", []))
+    raise typer.Exit(_run(values | given | more, **switches, data=data))
 
 
 def _run(
@@ -296,7 +367,8 @@ def _run(
         counts = {"units": len(plan.units), "images": len(plan.data), "gradient_evaluations": gradients}
         if as_json:
             _print_json(counts)
-        errors.print(", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()) + ": all resolved")
+        elif not quiet:
+            errors.print(", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()) + ": all resolved")
         return 0
     outcome, result = do(plan, quiet=quiet)
     code = 130 if outcome.interrupted else 3 if outcome.failures else 0
@@ -331,8 +403,10 @@ def _print_json(document: Any) -> None:
 
 def main() -> None:
     """Entry point: errors a user can cause become one sentence and a documented exit code."""
+    if os.environ.get("_SEGTRANS_COMPLETE") == "complete_bash":
+        completion.mend_words()
     try:
-        app()
+        app(prog_name="segtrans")
     except SegtransError as error:
         _say(str(error))
         sys.exit(error.exit_code)

@@ -71,12 +71,13 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
     return replace(result, **{name: (*getattr(result, name), term)})
 
 
-def read(text: str, named: Mapping[str, AnyAttack]) -> AnyAttack:
+def read(text: str, named: Mapping[str, AnyAttack], **protocol: Any) -> AnyAttack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
     The ``named`` attacks come before parts of the same name, and take their settings too. Where one is the worst case
     of several attacks, settings and other terms are for each of these. Values are numbers, fractions (``8/255``),
-    strings, booleans and tuples.
+    strings, booleans and tuples. The ``protocol`` is what :meth:`segtrans.attack.Attack.configured` takes, and decides
+    what ``text`` does not say itself.
 
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
@@ -88,11 +89,15 @@ def read(text: str, named: Mapping[str, AnyAttack]) -> AnyAttack:
     if not all(terms):
         raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")
     results = (Attack(),)
+    said: set[str] = set()
     for term in terms:
         values, settings = _term(term, named)
+        # Other parts may have settings of these names too.
+        said |= {key for key in settings if isinstance(values[0], Threat if key == "eps" else Attack)}
         results = tuple(_joined(result, value, settings) for result in results for value in values)
+    common = {key: value for key, value in protocol.items() if key not in said}
     # What made attacks different may have been overridden.
-    results = tuple(dict.fromkeys(results))
+    results = tuple(dict.fromkeys(result.configured(**common) for result in results))
     return results[0] if len(results) == 1 else WorstCase(attacks=results)
 
 

@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.threat import fraction
@@ -16,79 +16,91 @@ from segtrans.track import TRACKERS
 
 _NAMES = ("surrogates", "targets", "attacks")
 
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+def _listed(value: Any) -> Any:
+    """One name stands for a list of one, nothing for none; repetitions count once, however they are spaced."""
+    if value is None:
+        return ()
+    values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+    values = [v.strip() if isinstance(v, str) else v for v in values]
+    # What YAML makes of a stray colon cannot be hashed; it is refused by name later.
+    return tuple(v for i, v in enumerate(values) if v not in values[:i])
+
+
+Names = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=int | Annotated[list[int], Field(min_length=1)]),
+]
 
 
 class RunConfig(BaseModel):
-    """What a run does. Every key may stand in the YAML file and, with dashes, on the command line.
-
-    Attributes:
-        surrogates, targets: model names as :func:`segtrans.models.load_model` reads them; without targets the
-            surrogates are scored against each other.
-        attacks: as :func:`segtrans.catalogue.attack` reads them.
-        baseline: one of the attacks, with which the others are compared image by image.
-        data: as :func:`segtrans.data.load_data` reads it.
-        skip: leave out the first so many images; limit: of the others, only the first so many.
-        size: squeeze images and masks to this square; without it images keep their native size.
-        eps: budget of every L-inf attack; iterations: of every iterative attack; step_size: of every iterative attack.
-            Left out, each attack keeps its own.
-        seeds: one repetition of everything per seed.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-        batch: images per forward pass, transformed copies counted; it changes memory and speed, not results, and is
-            halved as often as memory does not suffice.
-        slice: images per unit, which is what is finished or lost as a whole, and the least that a worker takes on.
-        workers: so many processes share the work; on this machine also its threads and GPUs. Further runs in the same
-            ``out``, wherever they run, share it likewise.
-        engine: where the workers are: ``local``, on this machine; ``ray``, where a Ray cluster has room; ``slurm``, in
-            jobs that submitit submits (or starts here, where there is no SLURM). All must see ``out``, data and weights
-            at the same paths.
-        address: of the Ray cluster; left out, what Ray finds, or a cluster of this machine alone.
-        cpus: per worker of a cluster; gpus: per worker of a cluster, 0.5 for two workers on each.
-        slurm: further parameters of the jobs, as submitit spells them, such as ``{slurm_partition: gpu, timeout_min:
-            240}``.
-        save_images: keep every adversarial image as PNG.
-        pictures: how many images are shown with masks.
-        track: ``tensorboard``, ``mlflow`` or ``wandb``, which are told of every finished unit; they write to
-            ``OUT/track`` unless their own environment variables name a server.
-        out: where results go; finished work found there is not done again.
+    """What a run does. Every key may stand in the YAML file and, with dashes, on the command line; what is said of a
+    key below is also its description in :func:`json_schema`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     surrogates: Names
-    targets: tuple[str, ...] = ()
+    """Models that attacks are made on, such as zoo:voc/pspnet-mobilenetv3s; 'segtrans list models' shows sources."""
+    targets: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str] | None)] = ()
+    """Models that are scored, spelled likewise; without any the surrogates are scored against each other."""
     attacks: Names = ("segtrans",)
+    """Names from 'segtrans list attacks', such as mi or mi(iterations=20), or parts joined by +."""
     baseline: str | None = None
+    """One of the attacks, with which the others are compared image by image."""
     data: str = "photos"
+    """Images and masks, such as voc:PATH or folder:PATH; 'segtrans list datasets' shows the sources."""
     skip: Annotated[int, Field(ge=0)] = 0
+    """Leave out the first so many images."""
     limit: Annotated[int, Field(ge=1)] | None = None
+    """Of the images that are not skipped, only the first so many."""
     size: Annotated[int, Field(ge=16)] | None = None
+    """Squeeze images and masks to a square of so many pixels; without it images keep their native size."""
     eps: float | str | None = None
+    """Budget of L-inf attacks, such as 8/255; attacks that say their own keep it, and without this key all do."""
     iterations: Annotated[int, Field(ge=1)] | None = None
+    """Iterations of iterative attacks; attacks that say their own keep them, and without this key all do."""
     step_size: float | str | None = None
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Step of iterative attacks, such as 2/255, eps/4 or eps/T; attacks that say their own keep it, and without this
+    key all do."""
+    seeds: Seeds = (0,)
+    """Starts of the random numbers; everything is repeated with each."""
     device: str = "auto"
+    """cpu, cuda, cuda:1, mps or auto."""
     batch: Annotated[int, Field(ge=1)] = 4
+    """Images per forward pass, transformed copies counted. It changes memory and speed, not results, and is halved as
+    often as memory does not suffice."""
     slice: Annotated[int, Field(ge=1)] = 64
+    """Images per unit of work, which is what is finished or lost as a whole, and the least that a worker takes on."""
     workers: Annotated[int, Field(ge=1)] = 1
+    """So many processes share the work; on this machine also its threads and GPUs. Further runs in the same folder,
+    wherever they run, share it likewise."""
     engine: Literal["local", "ray", "slurm"] = "local"
+    """Where the workers are: local, on this machine; ray, where a Ray cluster has room; slurm, in jobs that submitit
+    submits, or starts here where there is no SLURM. All must see the folder, data and weights at the same paths."""
     address: str | None = None
+    """Of the Ray cluster; without it what Ray finds, or a cluster of this machine alone."""
     cpus: Annotated[int, Field(ge=1)] = 1
+    """Processors of each worker of a cluster."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of each worker of a cluster; 0.5 puts two workers on each."""
     slurm: dict[str, Any] = Field(default_factory=dict)
+    """Further parameters of the jobs, as submitit spells them, such as {slurm_partition: gpu, timeout_min: 240}."""
     save_images: bool = True
+    """Keep every adversarial image as PNG."""
     pictures: Annotated[int, Field(ge=0)] = 4
-    track: tuple[str, ...] = ()
+    """How many images are shown with masks."""
+    track: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str] | None)] = ()
+    """Any of tensorboard, mlflow and wandb, which are told of every finished trial; they write to track in the folder
+    for results unless their own environment variables name a server."""
     out: Path = Path("runs/latest")
-
-    @field_validator("surrogates", "targets", "attacks", "seeds", "track", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        """One name stands for a list of one, nothing for none; repetitions count once, however they are spaced."""
-        if value is None:
-            return ()
-        values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
-        return tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in values))
+    """Folder for results; finished work found there is not done again."""
 
     @field_validator(
         *("skip", "limit", "size", "eps", "iterations", "step_size", "batch", "slice", "workers", "cpus", "gpus"),
@@ -134,11 +146,42 @@ class RunConfig(BaseModel):
         return value
 
 
+VARY = (
+    "Names with lists of values: every attack and model that says {name} stands for as many as there are values, "
+    "in all combinations of the names it says."
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of configuration files, in every form that :func:`make_config` reads."""
+    schema = RunConfig.model_json_schema()
+    properties = {key: _plain(value) for key, value in schema["properties"].items()}
+    properties |= {key.replace("_", "-"): {"$ref": f"#/properties/{key}"} for key in properties if "_" in key}
+    values = {"type": "array", "minItems": 1}
+    properties["vary"] = {"type": "object", "additionalProperties": values, "description": VARY}
+    # Nothing is required: options may say what a file does not.
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of a segtrans run",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _plain(key: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a key, without the titles that pydantic makes of names and the ends of lines in the source."""
+    return {
+        name: " ".join(value.split()) if name == "description" else value
+        for name, value in key.items()
+        if name != "title"
+    }
+
+
 def make_config(values: dict[str, Any]) -> RunConfig:
     """A checked configuration; UsageError with one sentence for the first thing that is wrong.
 
-    Beside the keys of :class:`RunConfig` there may be ``vary``, which maps names to lists of values: every attack and
-    model that says ``{name}`` stands for as many as there are values, in all combinations of the names it says.
+    Beside the keys of :class:`RunConfig` there may be ``vary``, as :data:`VARY` says.
     """
     # Options are spelled with dashes, and so may be keys.
     values = {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -261,3 +261,24 @@ def test_si_is_ni_with_darker_copies() -> None:
 )
 def test_a_setting_that_is_given_counts_even_at_its_default(text: str, field: str, value: object) -> None:
     assert getattr(attack(text), field) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "eps", "iterations", "alpha"),
+    [
+        ("mi", 4 / 255, 3, 1 / 255),
+        ("mi(iterations=20)", 4 / 255, 20, 1 / 255),
+        ("mi(iterations=10)", 4 / 255, 10, 1 / 255),
+        ("linf(eps=16/255) + mi", 16 / 255, 3, 1 / 255),
+        ("linf(eps=8/255) + mi(iterations=20, step_size='eps/T')", 8 / 255, 20, 8 / 255 / 20),
+        ("linf + mi", 4 / 255, 3, 1 / 255),
+        ("projection(iterations=5) + mi", 4 / 255, 3, 1 / 255),
+        ("fgsm", 4 / 255, 1, 4 / 255),
+    ],
+)
+def test_what_an_attack_says_itself_comes_before_the_protocol(
+    text: str, eps: float, iterations: int, alpha: float
+) -> None:
+    found = attack(text, eps="4/255", iterations=3, step_size="1/255")
+    assert (found.threat.radius, found.iterations) == (eps, iterations)
+    assert found.alpha == pytest.approx(alpha)

@@ -36,6 +36,7 @@ def test_budgets(eps: float | str) -> None:
         ({"surrogate": "a"}, "unknown configuration key 'surrogate'; did you mean surrogates?"),
         ({"surrogates": "a", "epsilon": 1}, "unknown configuration key 'epsilon'; did you mean"),
         ({"surrogates": []}, "configuration key 'surrogates' is "),
+        ({"surrogates": "a", "attacks": [{"mi": 1}]}, "configuration key 'attacks.0' is {'mi': 1}: "),
         ({"surrogates": "a", "iterations": 0}, "configuration key 'iterations' is 0: "),
         ({"surrogates": "a", "iterations": "many"}, "configuration key 'iterations' is 'many': "),
         ({"surrogates": "a", "limit": 0}, "configuration key 'limit' is 0: "),

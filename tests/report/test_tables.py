@@ -30,6 +30,25 @@ def test_ranking_and_pairs_fit_into_80_columns(tmp_path: Path) -> None:
     assert "made on deeplabv3plus-efficientnetlite1" in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_narrow_terminals_get_fewer_columns(tmp_path: Path, width: int) -> None:
+    targets = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(6)]
+    attacks = ["noise", "mi", "segpgd + remap(grid=2) + mi(decay=0.9)"]
+    made = {"surrogates": targets[:2], "targets": targets, "attacks": attacks, "images": {}, "baseline": "mi"}
+    document = make_run(tmp_path, **made)
+    stream = io.StringIO()
+    print_tables(document, Console(file=stream, width=width))
+    text = stream.getvalue()
+    tables = [line for line in text.splitlines() if not line.startswith(("made on", "(", "*"))]
+    assert max(map(len, tables)) <= width
+    assert "…" not in text
+    names = "".join(line if width == 200 else line[:17] for line in tables).replace(" ", "")
+    assert all("".join(attack.split()) in names for attack in attacks)
+    assert text.count("scored on") == 2 * (2 if width == 60 else 3 if width == 40 else 1)
+    assert all(f"({i})" in text for i in range(1, 7))
+    assert ("per image" in text) == (width >= 80)
+
+
 def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) -> None:
     names = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(2)]
     made = {"surrogates": names, "targets": names, "images": {}}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -199,10 +200,9 @@ def make_plan(
     check_writable(config.out)
     device, kind = places_of_work(config)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
+    protocol: dict[str, Any] = config.model_dump(include={"eps", "iterations", "step_size"})
     found_attacks = {
-        name: (known_attacks.get(name) or read_attack(name)).configured(
-            eps=config.eps, iterations=config.iterations, step_size=config.step_size
-        )
+        name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
     for name, attack in found_attacks.items():

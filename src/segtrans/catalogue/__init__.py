@@ -2,6 +2,8 @@
 combined is said in :mod:`segtrans.composition`.
 """
 
+from typing import Any
+
 from segtrans.catalogue import backward, controls, ensembles, features, goals, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
@@ -14,11 +16,12 @@ ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
 """The catalogue by name."""
 
 
-def attack(text: str) -> AnyAttack:
+def attack(text: str, **protocol: Any) -> AnyAttack:
     """The attack that ``text`` spells in the language of :func:`segtrans.composition.read`, such as ``"mi"``,
-    ``"mi(iterations=20)"`` or ``"segpgd + remap(grid=3) + mi"``.
+    ``"mi(iterations=20)"`` or ``"segpgd + remap(grid=3) + mi"``; ``protocol`` is ``eps``, ``iterations`` and
+    ``step_size`` for what it does not say.
 
     Raises:
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
     """
-    return read(text, {name: entry.attack for name, entry in ENTRIES.items()})
+    return read(text, {name: entry.attack for name, entry in ENTRIES.items()}, **protocol)

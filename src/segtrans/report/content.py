@@ -396,7 +396,8 @@ def sentence(document: Document) -> str:
     """What was run."""
     config, data = document["config"], document["data"]
     attacks = [entry for entry in document["attacks"].values() if entry["provenance"] != "control"]
-    budgets = sorted({f"{entry['norm']} {entry['eps']}" for entry in document["attacks"].values()})
+    # Shorter numbers first: 4/255 before 16/255.
+    budgets = sorted({f"{e['norm']} {e['eps']}" for e in document["attacks"].values()}, key=lambda b: (len(b), b))
     iterations = sorted({entry["iterations"] for entry in attacks})
     size = f" at {config['size']} × {config['size']} pixels" if config["size"] else ""
     parts = [

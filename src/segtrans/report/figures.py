@@ -10,6 +10,7 @@ from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.io import write_text
 from segtrans.report import content
 from segtrans.report.content import Document, percent
+from segtrans.report.curves import curves
 from segtrans.report.html import LIGHT_HEAT, environment, heat, heat_class
 from segtrans.report.plot import cost_plot
 
@@ -29,13 +30,18 @@ class Square:
 
 
 def write_figures(run: Path, document: Document) -> Path | None:
-    """Write cost against success, ``asr_miou`` of every attack on all pairs, and drops per class to ``RUN/figures``;
-    returns the folder, or None where there is nothing to show.
+    """Write cost against success, curves over budget and iterations, ``asr_miou`` of every attack on all pairs, and
+    drops per class to ``RUN/figures``; returns the folder, or None where there is nothing to show.
     """
     files: dict[str, str] = {}
     plot = cost_plot(document, 760, 440, "wide")
     if plot is not None:
         files["cost"] = environment().get_template("plot.svg.jinja").render(plot=plot)
+    for kind, drawn in curves(document).items():
+        files |= {
+            f"{kind}-{slug(each.title)}": environment().get_template("plot.svg.jinja").render(plot=each)
+            for each in drawn
+        }
     found, names = content.pairs(document), content.short_names(document)
     models = content.targets(document)
     for attack in dict.fromkeys(attack for attack, _, _ in found):

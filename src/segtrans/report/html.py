@@ -18,6 +18,7 @@ from segtrans.io import write_text
 from segtrans.report import content
 from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import Document, Pair, percent
+from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.plot import Plot, cost_plot
 
@@ -118,6 +119,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "ranking": content.ranking(document),
         "leads": content.leads(document),
         "plots": plots(document),
+        "curves": curves(document),
         "targets": content.targets(document),
         "matrices": matrices(document),
         "drops": content.class_drops(document),

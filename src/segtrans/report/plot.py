@@ -1,10 +1,13 @@
-"""What attacks cost against what they achieve: where every mark of that plot and its name stands."""
+"""What attacks achieve against what they cost, their budget or their iterations: where every mark of such a plot and
+its name stands.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from segtrans.report import content
 from segtrans.report.content import Document, Interval, costs, percent, ranked_blocks, ranking, shortened
 
 Box = tuple[float, float, float, float]
@@ -63,7 +66,7 @@ class Tick:
 @dataclass(frozen=True)
 class Plot:
     """Everything to be drawn, in CSS pixels; ``lines`` are attacks without gradients, which a log axis has no place
-    for.
+    for, and ``faint`` what other plots are about.
     """
 
     width: int
@@ -77,10 +80,16 @@ class Plot:
     texts: list[Text]
     block: str
     style: str
+    axis: str = "gradient evaluations per image, log scale"
+    title: str = ""
+    faint: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         points = [mark.point for mark in (*self.marks, *self.lines)]
+        if self.title:
+            said = (f"{percent(p.value)} % at {p.cost:g} ({content.ends(p.interval)})" for p in points)
+            return f"{self.title}: {', '.join(said)}"
         return "; ".join(point.words + (" (Pareto front)" if point.front else "") for point in points)
 
 
@@ -112,18 +121,8 @@ def cost_plot(document: Document, width: int, height: int, style: str) -> Plot |
     paid = [point for point in found if point.cost]
     if not paid:
         return None
-    frame = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
     low, high = min(p.cost for p in paid) / 1.4, max(p.cost for p in paid) * 1.4
-    bottom = min(0, *(p.interval[0] for p in found))
-    bottom = math.floor(bottom * 20) / 20 if bottom < -0.005 else 0
-    top = max(bottom + 0.1, math.ceil(max(p.interval[1] for p in found) * 20) / 20)
-
-    def x(cost: float) -> float:
-        return frame[0] + (frame[2] - frame[0]) * math.log(cost / low) / math.log(high / low)
-
-    def y(value: float) -> float:
-        return frame[3] - (frame[3] - frame[1]) * (value - bottom) / (top - bottom)
-
+    frame, x, y, rows = _axes(found, width, height, low, high)
     marks: list[Mark] = []
     for cost in sorted({p.cost for p in paid}):
         equal = [p for p in paid if p.cost == cost]
@@ -137,7 +136,7 @@ def cost_plot(document: Document, width: int, height: int, style: str) -> Plot |
         height=height,
         frame=frame,
         columns=[Tick(x(n), f"{n:,}") for n in _powers(low, high)],
-        rows=[Tick(y(value), f"{100 * value:.0f}") for value in _steps(bottom, top)],
+        rows=rows,
         marks=marks,
         lines=lines,
         front=_stairs([mark for mark in marks if mark.point.front], frame[2]),
@@ -145,6 +144,59 @@ def cost_plot(document: Document, width: int, height: int, style: str) -> Plot |
         block=ranked_blocks(document)[0],
         style=style,
     )
+
+
+def curve_plot(series: Mapping[str, Sequence[Point]], name: str, axis: str, block: str) -> Plot:
+    """One of several attacks whose points have a budget or iterations as their cost, on axes that all share, the other
+    attacks behind it.
+    """
+    found = [point for points in series.values() for point in points]
+    numbers = sorted({point.cost for point in found})
+    width, height = 350, 260
+    frame, x, y, rows = _axes(found, width, height, numbers[0] / 1.15, numbers[-1] * 1.15)
+
+    def path(points: Sequence[Point]) -> str:
+        return "M" + "L".join(f"{x(p.cost):.1f} {y(p.value):.1f}" for p in points)
+
+    columns: list[Tick] = []
+    for number in numbers:
+        if not columns or x(number) - columns[-1].at > 24:
+            columns.append(Tick(x(number), f"{number:g}"))
+    best = [replace(point, front=True) for point in series[name]]
+    return Plot(
+        width=width,
+        height=height,
+        frame=frame,
+        columns=columns,
+        rows=rows,
+        marks=[Mark(p, x(p.cost), y(p.value), *map(y, p.interval)) for p in best],
+        lines=[],
+        front=path(best),
+        texts=[],
+        block=block,
+        style="small",
+        axis=f"{axis}, log scale",
+        title=name,
+        faint=tuple(path(points) for other, points in series.items() if other != name),
+    )
+
+
+def _axes(
+    found: Sequence[Point], width: int, height: int, low: float, high: float
+) -> tuple[Box, Callable[[float], float], Callable[[float], float], list[Tick]]:
+    """The frame, where a cost between ``low`` and ``high`` and where a value stands, and the rows' ticks."""
+    frame = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
+    bottom = min(0, *(p.interval[0] for p in found))
+    bottom = math.floor(bottom * 20) / 20 if bottom < -0.005 else 0
+    top = max(bottom + 0.1, math.ceil(max(p.interval[1] for p in found) * 20) / 20)
+
+    def x(cost: float) -> float:
+        return frame[0] + (frame[2] - frame[0]) * math.log(cost / low) / math.log(high / low)
+
+    def y(value: float) -> float:
+        return frame[3] - (frame[3] - frame[1]) * (value - bottom) / (top - bottom)
+
+    return frame, x, y, [Tick(y(value), f"{100 * value:.0f}") for value in _steps(bottom, top)]
 
 
 def _stairs(marks: Sequence[Mark], end: float) -> str:

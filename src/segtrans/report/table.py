@@ -1,10 +1,11 @@
 """The tables that a run leaves in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,33 +19,49 @@ MOST_TARGETS = 6
 MOST_BLOCKS = 2
 """More do not fit into 80 columns; the page has them all."""
 
+_NAME, _CELL = 15, 8
+"""Columns of the terminal that an attack's name and a pair's cell take."""
+
 _MARKS = {WHITE_BOX: "*", SAME_BACKBONE: "~"}
 
 
 def print_tables(document: Mapping[str, Any], console: Console) -> None:
-    """The ranking of attacks, and with few targets every pair of models; within 80 columns, colours or not."""
+    """The ranking of attacks, and with few targets every pair of models; within 80 columns, colours or not. Narrower
+    terminals get fewer columns.
+    """
     values = dict(document)
     if not values["cells"]:
         console.print("no attack was finished, so there is nothing to show", soft_wrap=True)
         return
-    console.print(_ranking(values))
+    console.print(_fitting(_ranking(values), console))
     if any(ranked.preparation for ranked in content.ranking(values)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
     if content.leads(values):
-        console.print(_leads(values))
-    if len(content.targets(values)) <= MOST_TARGETS:
+        console.print(_fitting(_leads(values), console))
+    targets = content.targets(values)
+    if len(targets) <= MOST_TARGETS:
+        beside = max(1, (console.width - _NAME - 2) // _CELL)
         names = content.short_names(values)
         for surrogate in content.surrogates(values):
             console.print(Text(f"made on {names[surrogate]}, asr_miou in %"), soft_wrap=True)
-            console.print(_pairs(values, surrogate))
+            for first in range(0, len(targets), beside):
+                console.print(_pairs(values, surrogate, range(first, min(first + beside, len(targets)))))
         for line in _legend(values):
             console.print(line, soft_wrap=True)
+
+
+def _fitting(table: Table, console: Console) -> Table:
+    """The table without as many of its last columns as do not fit; the page has them all."""
+    unbounded = console.options.update_width(1000)
+    while len(table.columns) > 2 and console.measure(table, options=unbounded).minimum > console.width:
+        table.columns.pop()
+    return table
 
 
 def _ranking(document: content.Document) -> Table:
     blocks = content.ranked_blocks(document)[:MOST_BLOCKS]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("\n\nattack, in %", overflow="fold", min_width=15)
+    table.add_column("\n\nattack, in %", overflow="fold", min_width=_NAME)
     for block in blocks:
         # One word a line, so that two blocks and a long attack fit into 80 columns.
         words = "\n".join(block.split())
@@ -68,7 +85,7 @@ def _ranking(document: content.Document) -> Table:
 
 def _leads(document: content.Document) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=15)
+    table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=_NAME)
     table.add_column("asr_miou", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("asr_pixel", justify="right", no_wrap=True)
@@ -84,15 +101,16 @@ def _leads(document: content.Document) -> Table:
     return table
 
 
-def _pairs(document: content.Document, surrogate: str) -> Table:
+def _pairs(document: content.Document, surrogate: str, shown: Iterable[int]) -> Table:
     """One surrogate's cells; columns are numbered, since the names of six models do not fit side by side."""
-    found, targets = content.pairs(document), content.targets(document)
+    found = content.pairs(document)
+    targets = {f"({i + 1})": content.targets(document)[i] for i in shown}
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("scored on", overflow="fold", min_width=15)
-    for number in range(1, len(targets) + 1):
-        table.add_column(f"({number})", justify="right", no_wrap=True)
+    table.add_column("scored on", overflow="fold", min_width=_NAME)
+    for number in targets:
+        table.add_column(number, justify="right", no_wrap=True)
     for attack in document["attacks"]:
-        table.add_row(Text(attack), *(_cell(found.get((attack, surrogate, target))) for target in targets))
+        table.add_row(Text(attack), *(_cell(found.get((attack, surrogate, target))) for target in targets.values()))
     return table
 
 
@@ -107,3 +125,23 @@ def _legend(document: content.Document) -> list[Text]:
     blocks = {cell["block"] for cell in document["cells"]}
     marks = [f"{mark} {block}" for block, mark in _MARKS.items() if block in blocks]
     return [*lines, Text(", ".join(marks))] if marks else lines
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """A listing: a table where it fits, otherwise a paragraph for each row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for key in rows[0]:
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    longest = [max(len(str(row[key])) for row in rows) for key in rows[0]]
+    # Long texts in the last column may be folded, but not into a column of single words.
+    if sum(longest[:-1]) + 2 * len(longest) + min(longest[-1], 30) <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        (_, name), *details, (_, what) = row.items()
+        console.print(Text.assemble((str(name), "bold"), f": {what}" if what else ""), overflow="fold")
+        said = "; ".join(f"{key} {value}" for key, value in details if value != "")
+        if said:
+            console.print(Padding(Text(said, style="dim", overflow="fold"), (0, 0, 0, 2)))
