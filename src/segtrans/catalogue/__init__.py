@@ -5,12 +5,21 @@ combined is said in :mod:`segtrans.composition`.
 from segtrans.catalogue import backward, controls, ensembles, features, goals, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
+from segtrans.plugins import Names
 from segtrans.worst import AnyAttack
 
 __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
 FAMILIES = (controls, gradients, steps, inputs, backward, features, ensembles, segmentation, goals)
-ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
+ENTRIES = Names(
+    "attack",
+    "segtrans.attacks",
+    {entry.name: entry for family in FAMILIES for entry in family.ENTRIES},
+    fits=lambda thing: isinstance(thing, Entry),
+    expected="a segtrans.catalogue.Entry",
+    taken=PARTS,
+)
+"""Ours, and those that other packages add, by names in lower case."""
 
 
 def attack(text: str) -> AnyAttack:
@@ -18,6 +27,7 @@ def attack(text: str) -> AnyAttack:
     ``"mi(iterations=20)"`` or ``"segpgd + remap(grid=3) + mi"``.
 
     Raises:
-        UsageError: an unknown name, an unknown setting, or a value that cannot be read.
+        UsageError: an unknown name, an unknown setting, or a value that cannot be read. MissingError: another package's
+            attack that cannot be imported.
     """
-    return read(text, {name: entry.attack for name, entry in ENTRIES.items()})
+    return read(text, ENTRIES)
