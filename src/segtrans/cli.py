@@ -168,6 +168,21 @@ def report(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Model to write.")],
+    file: Annotated[Path, typer.Argument(help="FILE.onnx; one that is there is replaced.")],
+    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of all images; default: any.")] = None,
+) -> None:
+    """Write a model as one ONNX file: images in [0, 1] in, logits at their size out."""
+    from segtrans.models import load_model
+    from segtrans.models.onnx import export_onnx
+
+    fixed = export_onnx(load_model(model), file, size)
+    images = "images of any size" if fixed is None else f"images of {fixed[0]} × {fixed[1]} (height × width) only"
+    Console().print(f"wrote {file}: {images}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
 def doctor(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Model to examine; repeatable.")] = None,
     data: Annotated[str, typer.Option(help="What to examine it on: voc:PATH, …, photos.")] = "photos",

@@ -159,6 +159,7 @@ def make_plan(
         for name in names
     }
     check_classes(found_models, data)
+    check_gradients({name: found_models[name] for name in config.surrogates}, found_attacks)
     hashes = {name: model_hash(model) for name, model in found_models.items()}
     hashes["data"] = data_hash(data)
     return Plan(
@@ -198,6 +199,17 @@ def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
         raise UsageError(f"the models' class counts differ: {listed}; give a label map (?label_map=FILE)")
+
+
+def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:
+    """ModelError if an attack would ask a surrogate for gradients that it cannot give."""
+    asking = next((name for name, attack in attacks.items() if attack.evaluations), None)
+    for name, model in surrogates.items():
+        blind = next((m.name for m in members(model) if not getattr(m, "differentiable", True)), None)
+        if asking is not None and blind is not None:
+            raise ModelError(
+                f"surrogate {name!r}: {blind!r} has no gradient, which attack {asking!r} needs; use it as a target"
+            )
 
 
 def pick_device(name: str) -> torch.device:

@@ -51,6 +51,24 @@ def _zoo(name: str, weights: str | None = None) -> SegModel:
     return model
 
 
+def _onnx(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.onnx import load
+
+    return load(path, classes, multiple)
+
+
+def _program(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.program import load_program
+
+    return load_program(path, classes, multiple)
+
+
+def _script(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.program import load_script
+
+    return load_script(path, classes, multiple)
+
+
 def _file(path: str, arch: str | None = None, classes: int | None = None) -> SegModel:
     if arch is None:
         raise UsageError(f"file:{path} needs its architecture, such as ?arch=torchvision:deeplabv3_resnet50&classes=19")
@@ -84,6 +102,9 @@ SOURCES: Names[Callable[..., SegModel]] = Names(
         "fcn": _fcn,
         "file": _file,
         "hf": _hf,
+        "onnx": _onnx,
+        "program": _program,
+        "script": _script,
         "smp": _smp,
         "torchvision": _torchvision,
         "zoo": _zoo,
@@ -107,6 +128,9 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
     ``hf:FOLDER`` or ``hf:ID``      Hugging Face transformers; ``weights=FILE|random``
     ``zoo:NAME``                    the models that come with segtrans; ``weights=FILE``
     ``file:PATH``                   weights for the architecture ``arch=SPEC``; ``classes=N``
+    ``onnx:FILE``                   an ONNX file, as a target only; ``classes=N``, ``multiple=N``
+    ``program:FILE``                a program that torch.export saved (trust it); ``classes=N``, ``multiple=N``
+    ``script:FILE``                 TorchScript (trust it); ``classes=N``, ``multiple=N``
     ``mean:SPEC,SPEC``              an ensemble: the mean of several models' logits
     ``probabilities:SPEC,SPEC``     an ensemble: the mean of their probabilities
     ``loss:SPEC,SPEC``              an ensemble: the mean of their objectives, for attacks
