@@ -10,6 +10,7 @@ from segtrans.data.base import Dataset
 from segtrans.data.camvid import camvid
 from segtrans.data.cityscapes import cityscapes
 from segtrans.data.folder import folder
+from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import UsageError, unknown
@@ -23,6 +24,7 @@ READERS: Names[Callable[..., Dataset]] = Names(
         "camvid": camvid,
         "cityscapes": cityscapes,
         "folder": folder,
+        "hf": huggingface,
         "photos": photos,
         "voc": voc,
     },
@@ -39,6 +41,7 @@ def load_data(spec: str) -> Dataset:
     ``camvid:PATH``           CamVid in the SegNet layout, ``split=test``
     ``ade20k:PATH``           ADE20K scene parsing, ``split=validation``
     ``folder:PATH``           your own images; ``masks=PATH``, ``classes=N``, ``side=N``
+    ``hf:FOLDER`` or ``:ID``  Hugging Face; ``split=validation``, ``image=``, ``mask=``, ``classes=N``, ``first=0``
     ``photos``                six photographs that need no download; ``side=288``
     ========================  ==============================================================
 
