@@ -200,8 +200,8 @@ def test_a_file_is_a_target_and_no_surrogate(free: Path, tmp_path: Path) -> None
     result = bench.run(surrogates=["mine"], models=mine, attacks=["mi"], quiet=True, workers=2, **values)
     assert [cell["images"] for cell in result["cells"]] == [2]
     bench.run(surrogates=[spec], attacks=["noise"], quiet=True, **values)
-    for name in spec, f"mean:{spec}?std=1,1,1,{spec}":
-        message = r"surrogate '.*': 'toy' has no gradient, which attack 'mi' needs; use it as a target"
+    for name, member in (spec, ""), (f"mean:{spec}?std=1,1,1,{spec}", ": its member 'toy'"):
+        message = rf"surrogate '.*'{member} has no gradient, which attack 'mi' needs; use it as a target"
         with pytest.raises(ModelError, match=message) as error:
             make_plan(make_config({"surrogates": [name], "attacks": ["noise", "mi"], **values}))
         assert "\n" not in str(error.value)

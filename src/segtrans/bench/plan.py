@@ -205,11 +205,12 @@ def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, An
     """ModelError if an attack would ask a surrogate for gradients that it cannot give."""
     asking = next((name for name, attack in attacks.items() if attack.evaluations), None)
     for name, model in surrogates.items():
-        blind = next((m.name for m in members(model) if not getattr(m, "differentiable", True)), None)
-        if asking is not None and blind is not None:
-            raise ModelError(
-                f"surrogate {name!r}: {blind!r} has no gradient, which attack {asking!r} needs; use it as a target"
-            )
+        for part in members(model) if asking is not None else ():
+            if not getattr(part, "differentiable", True):
+                who = "" if part is model else f": its member {part.name!r}"
+                raise ModelError(
+                    f"surrogate {name!r}{who} has no gradient, which attack {asking!r} needs; use it as a target"
+                )
 
 
 def pick_device(name: str) -> torch.device:

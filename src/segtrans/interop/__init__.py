@@ -1,0 +1,1 @@
+"""Other people's tools around models, data and runs."""
