@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from segtrans import listing, plugins
+from segtrans.bench.plan import make_plan
 from segtrans.catalogue import attack
 from segtrans.data import load_data
 from segtrans.errors import MissingError, ModelError, SegtransError, UsageError
 from segtrans.models import load_model
+from segtrans.spec import make_config
 from segtrans.testing import check_attack, check_model
 
 CODE = '''
@@ -179,6 +181,25 @@ def test_other_names_go_on_working() -> None:
     assert attack("pgd + di").iterations == 10
     assert len(load_data("photos")) == 6
     assert load_model("acme:small?classes=2").name == "acme-small"
+
+
+def test_an_attack_that_was_changed_is_another(site: Path, tmp_path: Path) -> None:
+    """Its settings are the same, but results on disk are those of the old code."""
+
+    def identity(name: str) -> str:
+        config = make_config({"surrogates": ["acme:a?classes=2"], "attacks": [name], "out": tmp_path / "run"})
+        plan = make_plan(config)
+        return plan.unit_identity(plan.units[0])
+
+    names = "acme-darker + di", "mi"
+    before = [identity(name) for name in names]
+    assert [identity(name) for name in names] == before
+    file = site / "acme.py"
+    file.write_text(file.read_text().replace("return x * draw", "return 0.5 * x * draw"))
+    sys.modules.pop("acme")
+    after = [identity(name) for name in names]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
 def test_a_run_with_nothing_of_ours(site: Path, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -90,8 +91,9 @@ class Plan:
 
     def unit_identity(self, unit: Unit) -> str:
         """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
-        attack = repr(self.attacks[unit.attack])
-        return fingerprint([self.clean_identity(unit.surrogate), attack, unit.seed])
+        attack = self.attacks[unit.attack]
+        described = [repr(attack), *foreign_code(attack)]
+        return fingerprint([self.clean_identity(unit.surrogate), *described, unit.seed])
 
     def score_identity(self, unit: Unit, target: str) -> str:
         """Everything that decides a unit's score on a target."""
@@ -235,6 +237,16 @@ def surroundings(device: torch.device) -> str:
     sources = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     code = [[path.as_posix(), file_hash(root / path)] for path in sources if path.parts[0] not in NOT_DECIDING]
     return fingerprint([code, versions(), device.type])
+
+
+@cache
+def foreign_code(attack: AnyAttack) -> list[str]:
+    """Hashes of the files that define an attack's parts, of those that are not this package's own."""
+    kept = [getattr(one, field.name) for one in attack.attacks for field in fields(one)]
+    parts = [part for value in kept for part in (value if isinstance(value, tuple) else (value,))]
+    modules = {type(part).__module__ for part in parts if not type(part).__module__.startswith("segtrans.")}
+    files = sorted({getattr(sys.modules[name], "__file__", None) or "" for name in modules} - {""})
+    return [file_hash(Path(file)) for file in files]
 
 
 def versions() -> dict[str, str]:
