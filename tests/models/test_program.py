@@ -156,8 +156,13 @@ def test_pickles_in_a_program_are_refused(
 def test_files_that_are_none(program: Path, script: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.pt2").write_bytes(program.read_bytes()[:3000])
     (tmp_path / "bad.pt").write_bytes(script.read_bytes()[:3000])
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(tmp_path / "less.pt2", "w") as new:
+        for name in old.namelist():
+            if not name.endswith("weight_1"):
+                new.writestr(name, old.read(name))
     for spec, message in (
         (f"program:{tmp_path}/bad.pt2", "bad.pt2: not an exported program that can be loaded"),
+        (f"program:{tmp_path}/less.pt2", "less.pt2: not an exported program that can be loaded"),
         (f"script:{tmp_path}/bad.pt", "bad.pt: not a TorchScript file that can be loaded"),
         (f"program:{script}", r"it is another archive, or one of torch before 2\.8"),
         (f"script:{program}", "net.pt2: not a TorchScript file"),
