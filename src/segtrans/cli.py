@@ -205,6 +205,21 @@ def report(
         sys.stdout.writelines(f"wrote {path}\n" for path in written)
 
 
+@_command("segtrans export zoo:voc/deeplabv3plus-mobilenetv3s model.onnx")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to write.", autocompletion=completion.models)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.onnx; one that is there is replaced.")],
+    size: Annotated[tuple[int, int] | None, _what(help="Height and width of all images; default: any.")] = None,
+) -> None:
+    """Write a model as one ONNX file: images in [0, 1] in, logits at their size out."""
+    from segtrans.models import load_model
+    from segtrans.models.onnx import export_onnx
+
+    fixed = export_onnx(load_model(model), file, size)
+    images = "images of any size" if fixed is None else f"images of {fixed[0]} × {fixed[1]} (height × width) only"
+    sys.stdout.write(f"wrote {file}: {images}\n")
+
+
 @_command("segtrans doctor", "segtrans doctor -m torchvision:deeplabv3_resnet50 --data voc:VOCdevkit/VOC2012")
 def doctor(
     model: Annotated[list[str] | None, _what("--model", "-m", help="Model to examine; repeatable.", **_MODEL)] = None,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,6 +26,9 @@ from segtrans.steps import Step
 from segtrans.threat import Threat
 from segtrans.transforms import Transform
 from segtrans.worst import AnyAttack, WorstCase
+
+if TYPE_CHECKING:
+    from segtrans.catalogue.entry import Entry
 
 Part = Threat | Area | Goal | Objective | Transform | Backward | GradientTransform | Step
 
@@ -71,7 +74,7 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
     return replace(result, **{name: (*getattr(result, name), term)})
 
 
-def read(text: str, named: Mapping[str, AnyAttack], **protocol: Any) -> AnyAttack:
+def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
     The ``named`` attacks come before parts of the same name, and take their settings too. Where one is the worst case
@@ -83,8 +86,8 @@ def read(text: str, named: Mapping[str, AnyAttack], **protocol: Any) -> AnyAttac
         UsageError: an unknown name, an unknown setting, or a value that cannot be read.
     """
     if named_elsewhere := re.fullmatch(r"\s*([\w-]+)\s*:\s*(\w+)\s*(\(.*\))?\s*", text, re.DOTALL):
-        library, name, settings = named_elsewhere.groups()
-        return foreign(library, name, _settings(text, settings or "()"))
+        library, name, given = named_elsewhere.groups()
+        return foreign(library, name, _settings(text, given or "()"), **protocol)
     terms = [term.strip() for term in _split(text)]
     if not all(terms):
         raise UsageError(f"attack {text!r} has an empty term; write for example 'segpgd + remap(grid=2) + mi'")
@@ -113,7 +116,7 @@ def _split(text: str) -> list[str]:
     return terms
 
 
-def _term(text: str, named: Mapping[str, AnyAttack]) -> tuple[tuple[Part | Attack, ...], Collection[str]]:
+def _term(text: str, named: Mapping[str, "Entry"]) -> tuple[tuple[Part | Attack, ...], Collection[str]]:
     """What one term spells, a part or one or several attacks, and the settings it gives."""
     match = re.fullmatch(r"([\w-]+)\s*(\(.*\))?", text, re.DOTALL)
     if match is None:
@@ -122,7 +125,7 @@ def _term(text: str, named: Mapping[str, AnyAttack]) -> tuple[tuple[Part | Attac
     if name in named:
         # An attack named after its part, such as admix, takes the settings of both.
         part = PARTS.get(name)
-        makes = [partial(_with, attack, part) for attack in named[name].attacks]
+        makes = [partial(_with, attack, part) for attack in named[name].attack.attacks]
         kinds = (Attack,) if part is None else (Attack, part)
         allowed = _OWN if part is None else _OWN | {f.name for f in fields(part)}
     elif name in PARTS:
@@ -132,7 +135,7 @@ def _term(text: str, named: Mapping[str, AnyAttack]) -> tuple[tuple[Part | Attac
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
         if key not in allowed:
-            whose = _whose(key, named[name].attacks) if name in named else ""
+            whose = _whose(key, named[name].attack.attacks) if name in named else ""
             raise UsageError(f"{unknown(f'setting of {name}', key, allowed)}{whose}")
     try:
         values = tuple(make(**settings) for make in makes)

@@ -1,25 +1,43 @@
 """What `segtrans list` shows: one dict per row, the same for people and for machines."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from inspect import getdoc
 from typing import Any
 
-from segtrans.catalogue import ENTRIES, PARTS
+from segtrans.catalogue import ENTRIES, PARTS, Entry
 from segtrans.data import READERS
+from segtrans.errors import SegtransError
 from segtrans.models import load_model
+from segtrans.models.load import SOURCES
 from segtrans.threat import in_grey_levels
 from segtrans.zoo import cards, read_card
 
 Row = dict[str, Any]
 
 
+def _rows(things: Mapping[str, Any], row: Callable[[str, Any], Row], names: Iterable[str] | None = None) -> list[Row]:
+    """A row for each, or each of these names; the last column says why where a name cannot be used."""
+    rows: list[Row] = []
+    for name in things if names is None else names:
+        try:
+            rows.append(row(name, things[name]))
+        except SegtransError as error:
+            rows.append({"name": name, "": f"unusable: {error}"})
+    columns = next((list(row) for row in rows if "" not in row), ["name", "what"])
+    return [
+        row if "" not in row else {**dict.fromkeys(columns, ""), "name": row["name"], columns[-1]: row[""]}
+        for row in rows
+    ]
+
+
 def attacks() -> list[Row]:
     """The catalogue."""
-    return [
-        {
-            "name": entry.name,
+
+    def row(name: str, entry: Entry) -> Row:
+        return {
+            "name": name,
             "family": entry.family,
             "gradients per iteration": entry.attack.evaluations_per_iteration if entry.attack.iterations else 0,
             "preparation": entry.attack.preparation,
@@ -31,8 +49,8 @@ def attacks() -> list[Row]:
             "venue": entry.venue,
             "title": entry.title,
         }
-        for entry in ENTRIES.values()
-    ]
+
+    return _rows(ENTRIES, row)
 
 
 def parts() -> list[Row]:
@@ -56,12 +74,17 @@ def models() -> list[Row]:
     ]
     table = [line.replace("``", "") for line in (getdoc(load_model) or "").splitlines() if line.startswith("``")]
     sources = [re.split(r"\s{2,}", line, maxsplit=1) for line in table]
+    sources += [[f"{row['name']}:…", row["what"]] for row in _rows(SOURCES, _described, SOURCES.added)]
     return rows + [{"name": name, "mIoU": "", "classes": "", "what": what} for name, what in sources]
 
 
 def datasets() -> list[Row]:
     """The readers."""
-    return [{"name": name, "what": _sentence(reader)} for name, reader in READERS.items()]
+    return _rows(READERS, _described)
+
+
+def _described(name: str, thing: Any) -> Row:
+    return {"name": name, "what": _sentence(thing)}
 
 
 def _sentence(thing: Any) -> str:

@@ -20,7 +20,7 @@ def test_every_source_is_explained():
     [
         ("vox:/data", "unknown data set 'vox'; did you mean voc?"),
         ("citiscapes:/data", "did you mean cityscapes?"),
-        ("", "unknown data set ''; known: ade20k, camvid, cityscapes, folder, photos, voc"),
+        ("", "unknown data set ''; known: ade20k, camvid, cityscapes, folder, hf, photos, voc"),
         ("voc", "data set 'voc' needs a folder: voc:PATH"),
         ("voc:?split=val", "data set 'voc' needs a folder: voc:PATH"),
         ("photos:/data", "data set 'photos' takes no path, got '/data'"),

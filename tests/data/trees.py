@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SIZES = ((14, 9), (8, 11), (10, 10))
@@ -80,6 +81,17 @@ def _folder(root: Path) -> str:
     return f"folder:{root}"
 
 
+def _hf(root: Path) -> str:
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [], "annotation": []}
+    for i, size in enumerate(SIZES):
+        rows["image"].append(str(photo(root / f"{i}.jpg", size, seed=i)))
+        rows["annotation"].append(str(mask(root / f"{i}.png", size, (0, 1, 2 + i, 150))))
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(dict.fromkeys(rows, datasets.Image())))
+    table.save_to_disk(root / "saved")
+    return f"hf:{root}/saved?mask=annotation&classes=150&first=1&cache={root}/copies"
+
+
 def _photos(root: Path) -> str:
     return "photos?side=48"
 
@@ -89,6 +101,7 @@ TREES: dict[str, Callable[[Path], str]] = {
     "camvid": _camvid,
     "cityscapes": _cityscapes,
     "folder": _folder,
+    "hf": _hf,
     "photos": _photos,
     "voc": _voc,
 }

@@ -24,7 +24,7 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
     ("spec", "message"),
     [
         ("torchvison:fcn_resnet50", "unknown model source 'torchvison'; did you mean torchvision?"),
-        ("fcn_resnet50", "unknown model source 'fcn_resnet50'; known: fcn, file, hf, loss, mean, probabilities, smp"),
+        ("fcn_resnet50", "unknown model source 'fcn_resnet50'; known: fcn, file, hf, loss, mean, onnx, probabilities"),
         ("", "unknown model source ''"),
         ("smp:", "model 'smp:' has no name; expected smp:NAME"),
         ("torchvision:fcn_resnet5", "unknown torchvision model 'fcn_resnet5'; did you mean fcn_resnet50"),

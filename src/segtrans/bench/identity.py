@@ -1,7 +1,10 @@
 """What decides numbers, as fingerprints: the code, the libraries, each model, each image."""
 
 import hashlib
+import sys
 from contextlib import suppress
+from dataclasses import fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
 from segtrans.io import file_hash
 from segtrans.models import SegModel
+from segtrans.worst import AnyAttack
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
 NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py", "track.py"})
@@ -59,6 +63,16 @@ def model_hash(model: SegModel) -> str:
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@cache
+def foreign_code(attack: AnyAttack) -> list[str]:
+    """Hashes of the files that define an attack's parts, of those that are not this package's own."""
+    kept = [getattr(one, field.name) for one in attack.attacks for field in fields(one)]
+    parts = [part for value in kept for part in (value if isinstance(value, tuple) else (value,))]
+    modules = {type(part).__module__ for part in parts if not type(part).__module__.startswith("segtrans.")}
+    files = sorted({getattr(sys.modules[name], "__file__", None) or "" for name in modules} - {""})
+    return [file_hash(Path(file)) for file in files]
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:

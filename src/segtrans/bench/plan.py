@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segtrans.bench.identity import functions, image_hashes, members, model_hash, surroundings
+from segtrans.bench.identity import foreign_code, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
@@ -135,9 +135,9 @@ class Plan:
 
     def unit_identity(self, unit: Unit) -> str:
         """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
-        trial = unit.trial
-        attack = repr(self.attacks[trial.attack])
-        return fingerprint([self.clean_identity(trial.surrogate, unit.images), attack, trial.seed])
+        trial, attack = unit.trial, self.attacks[unit.trial.attack]
+        described = [repr(attack), *foreign_code(attack)]
+        return fingerprint([self.clean_identity(trial.surrogate, unit.images), *described, trial.seed])
 
     def score_identity(self, unit: Unit, target: str) -> str:
         """Everything that decides a unit's score on a target."""
@@ -217,6 +217,7 @@ def make_plan(
         for name in names
     }
     check_classes(found_models, data)
+    check_gradients({name: found_models[name] for name in config.surrogates}, found_attacks)
     hashes = {name: model_hash(model) for name, model in found_models.items()}
     return Plan(
         config=config,
@@ -271,6 +272,18 @@ def places_of_work(config: RunConfig) -> tuple[torch.device, str]:
         return pick_device(name), name.partition(":")[0]
     except MissingError:
         return torch.device("cpu"), name.partition(":")[0]
+
+
+def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:
+    """ModelError if an attack would ask a surrogate for gradients that it cannot give."""
+    asking = next((name for name, attack in attacks.items() if attack.evaluations), None)
+    for name, model in surrogates.items():
+        for part in members(model) if asking is not None else ():
+            if not getattr(part, "differentiable", True):
+                who = "" if part is model else f": its member {part.name!r}"
+                raise ModelError(
+                    f"surrogate {name!r}{who} has no gradient, which attack {asking!r} needs; use it as a target"
+                )
 
 
 def pick_device(name: str) -> torch.device:

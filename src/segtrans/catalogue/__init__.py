@@ -7,13 +7,21 @@ from typing import Any
 from segtrans.catalogue import backward, controls, ensembles, features, goals, gradients, inputs, segmentation, steps
 from segtrans.catalogue.entry import Entry
 from segtrans.composition import PARTS, compose, read
+from segtrans.plugins import Names
 from segtrans.worst import AnyAttack
 
 __all__ = ["ENTRIES", "PARTS", "Entry", "attack", "compose"]
 
 FAMILIES = (controls, gradients, steps, inputs, backward, features, ensembles, segmentation, goals)
-ENTRIES = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
-"""The catalogue by name."""
+ENTRIES = Names(
+    "attack",
+    "segtrans.attacks",
+    {entry.name: entry for family in FAMILIES for entry in family.ENTRIES},
+    fits=lambda thing: isinstance(thing, Entry),
+    expected="a segtrans.catalogue.Entry",
+    taken=PARTS,
+)
+"""Ours, and those that other packages add, by names in lower case."""
 
 
 def attack(text: str, **protocol: Any) -> AnyAttack:
@@ -22,6 +30,7 @@ def attack(text: str, **protocol: Any) -> AnyAttack:
     ``step_size`` for what it does not say.
 
     Raises:
-        UsageError: an unknown name, an unknown setting, or a value that cannot be read.
+        UsageError: an unknown name, an unknown setting, or a value that cannot be read. MissingError: another package's
+            attack that cannot be imported.
     """
-    return read(text, {name: entry.attack for name, entry in ENTRIES.items()}, **protocol)
+    return read(text, ENTRIES, **protocol)

@@ -28,7 +28,7 @@ def folder(root: Path, masks: Path | None = None, classes: int | None = None, si
         if classes is not None:
             raise UsageError(f"{root}: classes={classes} but no masks; expected masks=PATH or {root / 'masks'}")
         return Dataset(name=name, items=items, max_side=side)
-    names = _class_names(root / "classes.txt", classes)
+    names = class_names(root / "classes.txt", classes)
     return Dataset(
         name=name,
         items=items,
@@ -39,7 +39,8 @@ def folder(root: Path, masks: Path | None = None, classes: int | None = None, si
     )
 
 
-def _class_names(path: Path, count: int | None) -> tuple[str, ...]:
+def class_names(path: Path, count: int | None) -> tuple[str, ...]:
+    """The names in the file at ``path``, if it is there, else numbers; UsageError if they do not fit ``count``."""
     if path.is_file():
         names = tuple(listed(path))
         if count not in (None, len(names)):

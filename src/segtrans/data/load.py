@@ -3,25 +3,32 @@
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from segtrans.data.ade20k import ade20k
 from segtrans.data.base import Dataset
 from segtrans.data.camvid import camvid
 from segtrans.data.cityscapes import cityscapes
 from segtrans.data.folder import folder
+from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import UsageError, unknown
+from segtrans.plugins import Names
 
-READERS: dict[str, Callable[..., Dataset]] = {
-    "ade20k": ade20k,
-    "camvid": camvid,
-    "cityscapes": cityscapes,
-    "folder": folder,
-    "photos": photos,
-    "voc": voc,
-}
+READERS: Names[Callable[..., Dataset]] = Names(
+    "data set",
+    "segtrans.data",
+    {
+        "ade20k": ade20k,
+        "camvid": camvid,
+        "cityscapes": cityscapes,
+        "folder": folder,
+        "hf": huggingface,
+        "photos": photos,
+        "voc": voc,
+    },
+)
 """A reader takes ``root`` (unless it needs no folder) and options typed ``str``, ``int`` or ``Path``, each or None."""
 
 
@@ -34,6 +41,7 @@ def load_data(spec: str) -> Dataset:
     ``camvid:PATH``           CamVid in the SegNet layout, ``split=test``
     ``ade20k:PATH``           ADE20K scene parsing, ``split=validation``
     ``folder:PATH``           your own images; ``masks=PATH``, ``classes=N``, ``side=N``
+    ``hf:FOLDER`` or ``:ID``  Hugging Face; ``split=validation``, ``image=``, ``mask=``, ``classes=N``, ``first=0``
     ``photos``                six photographs that need no download; ``side=288``
     ========================  ==============================================================
 
@@ -47,7 +55,8 @@ def load_data(spec: str) -> Dataset:
     source, _, path = head.partition(":")
     if source not in READERS:
         raise unknown("data set", source, READERS)
-    options = dict(signature(READERS[source], eval_str=True).parameters)
+    read = READERS[source]
+    options = dict(signature(read, eval_str=True).parameters)
     roots: list[Path] = []
     if options.pop("root", None) is not None:
         if not path:
@@ -65,7 +74,10 @@ def load_data(spec: str) -> Dataset:
         if not equals or not text:
             raise UsageError(f"option {key!r} of data set {source!r} has no value; expected {key}=VALUE")
         values[key] = _typed(source, options[key], text)
-    return READERS[source](*roots, **values)
+    data = read(*roots, **values)
+    if not isinstance(cast(Any, data), Dataset):
+        raise UsageError(f"the reader of data set {source!r} made a {type(data).__name__}; expected a Dataset")
+    return data
 
 
 def _typed(source: str, option: Parameter, text: str) -> str | int | Path:

@@ -1,4 +1,4 @@
-"""Other attack libraries: their attacks in our runs, and our attacks called as theirs are."""
+"""Other people's tools: their attacks in our runs, our attacks called as theirs are, and their hub."""
 
 from segtrans.interop.conventions import as_adv_lib, as_art, as_foolbox, as_torchattacks
 from segtrans.interop.foreign import LIBRARIES, Foreign

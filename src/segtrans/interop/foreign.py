@@ -252,8 +252,8 @@ class Foreign:
         return {name: value for name, value in ours.items() if name in parameters} | {**self.options}
 
 
-def foreign(library: str, name: str, settings: Mapping[str, Any]) -> Foreign:
-    """The attack ``library:name(settings)``.
+def foreign(library: str, name: str, settings: Mapping[str, Any], **protocol: Any) -> Foreign:
+    """The attack ``library:name(settings)``; the ``protocol`` of :meth:`Foreign.configured` where these are silent.
 
     ``eps``, ``iterations`` and ``step_size`` are understood for every attack that has something like them, whatever the
     library calls it, and ``eps`` always is; ``norm`` (``"inf"`` or 2) where an attack has several, or is not told its
@@ -287,7 +287,7 @@ def foreign(library: str, name: str, settings: Mapping[str, Any]) -> Foreign:
     threat = LInf if norm == "inf" else L2
     iterations = ours.get("iterations", _default_iterations(parameters))
     stepping = _alias("step_size", parameters) and iterations != 1
-    return Foreign(
+    found = Foreign(
         library=library,
         name=name,
         options=options,
@@ -295,6 +295,8 @@ def foreign(library: str, name: str, settings: Mapping[str, Any]) -> Foreign:
         iterations=iterations,
         step_size=ours.get("step_size", "eps/4" if stepping else None),
     )
+    common = {key: value for key, value in protocol.items() if key not in ours}
+    return found.configured(**common) if common else found
 
 
 def find(library: str, name: str) -> Callable[..., Any]:

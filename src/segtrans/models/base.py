@@ -121,6 +121,11 @@ class SegModel(nn.Module):
             raise UsageError("label map must keep at least one class and may name none below 0")
         return max(kept) + 1
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether a gradient reaches the images; a model without one can only be a target."""
+        return getattr(self.network, "differentiable", True)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes, H, W) for images ``x`` (N, 3, H, W) in [0, 1].
 
@@ -151,12 +156,14 @@ class SegModel(nn.Module):
         p, (height, width) = self.preprocessing, _size(x)
         if p.fixed_size is not None:
             target = p.fixed_size
-        elif p.max_side is not None and max(height, width) > p.max_side:
-            ratio = p.max_side / max(height, width)
-            target = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+        elif p.max_side is not None:
+            # Exporters to ONNX know whole numbers and sym_max, but neither round nor max.
+            side = cast(int, torch.sym_max(torch.sym_max(height, width), p.max_side))
+            shrunk = (torch.sym_max(1, (2 * n * p.max_side + side) // (2 * side)) for n in (height, width))
+            target = cast(tuple[int, int], tuple(shrunk))
         else:
             return x
-        if target == (height, width):
+        if _same(target, (height, width)):
             return x
         return F.interpolate(x, target, mode="bilinear", align_corners=False, antialias=True)
 
@@ -223,8 +230,13 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
+def _same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether there is nothing to resize. Where sizes are symbols, in a graph for all sizes, nobody knows."""
+    return all(isinstance(cast(Any, n), int) for n in (*one, *other)) and one == other
+
+
 def _interpolate(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    if _size(x) == size:
+    if _same(_size(x), size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
@@ -233,7 +245,7 @@ def _pad(z: Tensor, multiple: int, remainder: int) -> Tensor:
     """Zero-pad at the bottom and right; after normalisation zero is the mean colour."""
     height, width = _size(z)
     bottom, right = (-(height - remainder)) % multiple, (-(width - remainder)) % multiple
-    return F.pad(z, (0, right, 0, bottom)) if bottom or right else z
+    return z if _same((bottom, right), (0, 0)) else F.pad(z, (0, right, 0, bottom))
 
 
 def extract_logits(output: Any) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
-from segtrans.errors import DataError, UsageError, unknown
+from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
+from segtrans.plugins import Names
 
 
 # Each source imports its library when it is first used: together they take seconds.
@@ -50,6 +51,24 @@ def _zoo(name: str, weights: str | None = None) -> SegModel:
     return model
 
 
+def _onnx(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.onnx import load
+
+    return load(path, classes, multiple)
+
+
+def _program(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.program import load_program
+
+    return load_program(path, classes, multiple)
+
+
+def _script(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
+    from segtrans.models.program import load_script
+
+    return load_script(path, classes, multiple)
+
+
 def _file(path: str, arch: str | None = None, classes: int | None = None) -> SegModel:
     if arch is None:
         raise UsageError(f"file:{path} needs its architecture, such as ?arch=torchvision:deeplabv3_resnet50&classes=19")
@@ -64,7 +83,7 @@ def _ensemble(fuse: Literal["logits", "probabilities", "loss"], specs: str) -> S
     from segtrans.ensembles import Ensemble
 
     # Commas also occur in label maps; one that parts two models is followed by a source and a colon.
-    models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z]+:)", specs)]
+    models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z][\w.-]*:)", specs)]
     return cast(SegModel, Ensemble(models, fuse))
 
 
@@ -76,15 +95,22 @@ ENSEMBLES: dict[str, Callable[..., SegModel]] = {
 """Sources whose name is a list of models, which have options of their own."""
 
 
-SOURCES: dict[str, Callable[..., SegModel]] = {
-    "fcn": _fcn,
-    "file": _file,
-    "hf": _hf,
-    "smp": _smp,
-    "torchvision": _torchvision,
-    "zoo": _zoo,
-    **ENSEMBLES,
-}
+SOURCES: Names[Callable[..., SegModel]] = Names(
+    "model source",
+    "segtrans.models",
+    {
+        "fcn": _fcn,
+        "file": _file,
+        "hf": _hf,
+        "onnx": _onnx,
+        "program": _program,
+        "script": _script,
+        "smp": _smp,
+        "torchvision": _torchvision,
+        "zoo": _zoo,
+        **ENSEMBLES,
+    },
+)
 """A source takes a name and options typed ``str`` or ``int``, each or None."""
 
 ANYWHERE = ("label_map", "mean", "std")
@@ -102,6 +128,9 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
     ``hf:FOLDER`` or ``hf:ID``      Hugging Face transformers; ``weights=FILE|random``
     ``zoo:NAME``                    the models that come with segtrans; ``weights=FILE``
     ``file:PATH``                   weights for the architecture ``arch=SPEC``; ``classes=N``
+    ``onnx:FILE``                   an ONNX file, as a target only; ``classes=N``, ``multiple=N``
+    ``program:FILE``                a program that torch.export saved (trust it); ``classes=N``, ``multiple=N``
+    ``script:FILE``                 TorchScript (trust it); ``classes=N``, ``multiple=N``
     ``mean:SPEC,SPEC``              an ensemble: the mean of several models' logits
     ``probabilities:SPEC,SPEC``     an ensemble: the mean of their probabilities
     ``loss:SPEC,SPEC``              an ensemble: the mean of their objectives, for attacks
@@ -140,17 +169,21 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
-    own = {p.name: p.annotation for p in list(signature(SOURCES[source]).parameters.values())[1:]}
+    make = SOURCES[source]
+    own = {p.name: p.annotation for p in list(signature(make, eval_str=True).parameters.values())[1:]}
     values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in own and key not in ANYWHERE:
             raise unknown(f"option of model source {source!r}", key, (*own, *ANYWHERE))
         if key in own:
-            values[key] = _count(key, text) if int in get_args(own[key]) else text
+            values[key] = _count(key, text) if int in (own[key], *get_args(own[key])) else text
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
         torch.default_generator.manual_seed(0)
-        model = SOURCES[source](name, **values)
+        model = make(name, **values)
+    if not isinstance(cast(Any, model), SegModel) and source not in ENSEMBLES:
+        kind = type(model).__name__
+        raise ModelError(f"model source {source!r} made a {kind}; expected a SegModel, as segtrans.models.wrap makes")
     model.name = _title(model.name, source, options.get("weights"))
     return _adjusted(model, options)
 
