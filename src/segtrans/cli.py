@@ -192,6 +192,44 @@ def doctor(
     raise typer.Exit(2 if any(found.values()) else 0)
 
 
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="http or https.")],
+    out: Annotated[Path, typer.Argument(help="The new file.")],
+    sha256: Annotated[
+        str | None, typer.Option(help="The hash it must have; with it a broken download goes on.")
+    ] = None,
+    unpack: Annotated[Path | None, typer.Option(help="New folder for the files of an archive.")] = None,
+    most: Annotated[float, typer.Option(help="GiB; larger files are refused.")] = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Download data or weights, checked, and unpack them."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segtrans.fetch import fetch as download
+    from segtrans.unpack import unpack as unpack_into
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(out.name, total=None)
+        found = download(
+            url,
+            out,
+            sha256=sha256,
+            most=int(most * 2**30),
+            on_bytes=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if sha256 is None:
+        console.print(
+            f"not checked: nothing tells that this is the file you meant; to get the same again, give --sha256 {found}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if unpack is not None:
+        unpack_into(out, unpack)
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="attacks, parts, models or datasets.")],

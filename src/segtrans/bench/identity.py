@@ -14,8 +14,10 @@ from segtrans.io import file_hash
 from segtrans.models import SegModel
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
-NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py"})
-"""Parts of this package that show results and decide none."""
+NOT_DECIDING = frozenset(
+    {"report", "cli.py", "demo.py", "doctor.py", "fetch.py", "listing.py", "testing.py", "unpack.py"}
+)
+"""Parts of this package that decide no results."""
 
 
 def surroundings(kind: str) -> str:
