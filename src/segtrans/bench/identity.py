@@ -68,7 +68,7 @@ def image_hashes(data: Dataset) -> tuple[str, ...]:
 
     def of(path: Path | None) -> str:
         try:
-            return "" if path is None else file_hash(path)
+            return file_hash(path) if path is not None and path.is_file() else ""
         except OSError:
             return ""
 
