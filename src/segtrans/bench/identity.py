@@ -8,12 +8,23 @@ from pathlib import Path
 import torch
 
 import segtrans
+from segtrans.bank import chosen
 from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
 from segtrans.io import file_hash
 from segtrans.models import SegModel
+from segtrans.worst import AnyAttack
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "segmentation-models-pytorch",
+    "timm",
+    "transformers",
+)
 NOT_DECIDING = frozenset(
     {"report", "cli.py", "demo.py", "doctor.py", "fetch.py", "listing.py", "testing.py", "unpack.py"}
 )
@@ -57,10 +68,17 @@ def model_hash(model: SegModel) -> str:
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
     described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
     digest = hashlib.sha256(repr(described).encode())
-    for name, value in sorted(model.state_dict().items()):
+    # A buffer decides as much where checkpoints leave it out.
+    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def attack_identity(attack: AnyAttack) -> str:
+    """An attack's parts and the photographs that they mix in."""
+    banks = sorted({getattr(part, "bank", "") for one in attack.attacks for part in one.transforms} - {""})
+    return fingerprint([repr(attack), [file_hash(path) for bank in banks for path in chosen(bank)]])
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:
@@ -72,5 +90,5 @@ def image_hashes(data: Dataset) -> tuple[str, ...]:
         except OSError:
             return ""
 
-    how = [data.name, data.max_side, data.classes, data.values]
+    how = [data.max_side, data.classes, data.values]
     return tuple(fingerprint([*how, item.name, of(item.image), of(item.mask)]) for item in data.items)

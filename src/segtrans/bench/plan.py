@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from segtrans.bench.identity import functions, image_hashes, members, model_hash, surroundings
+from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
@@ -104,6 +104,10 @@ class Plan:
         """Where each image stands in the data set."""
         return {item.name: place for place, item in enumerate(self.data.items)}
 
+    @cached_property
+    def attack_identities(self) -> dict[str, str]:
+        return {name: attack_identity(attack) for name, attack in self.attacks.items()}
+
     def is_done(self, unit: Unit) -> bool:
         """Whether everything of a unit is there, sound or not."""
         names = [self.unit_name(unit), *(self.score_name(unit, target) for target in self.targets)]
@@ -135,7 +139,7 @@ class Plan:
     def unit_identity(self, unit: Unit) -> str:
         """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
         trial = unit.trial
-        attack = repr(self.attacks[trial.attack])
+        attack = self.attack_identities[trial.attack]
         return fingerprint([self.clean_identity(trial.surrogate, unit.images), attack, trial.seed])
 
     def score_identity(self, unit: Unit, target: str) -> str:
