@@ -1,6 +1,7 @@
 """Strict readers and atomic writers."""
 
 import io
+import os
 import random
 import re
 import struct
@@ -216,6 +217,29 @@ def test_masks_of_16_bits(tmp_path: Path, suffix: str):
     Image.fromarray(IDS.astype(np.uint16) + 25_900).save(path)
     with refused(f"{path}: mask value {25_900 + int(IDS.max())} is out of range; allowed are 0 to 255"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_of_several_images_in_a_file_none_is_chosen_silently(tmp_path: Path, kind: str):
+    frames = [Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())]
+    frames[0].save(tmp_path / "x", kind, save_all=True, append_images=frames[1:])
+    for read in (read_image, read_mask):
+        with refused(f"{tmp_path}/x: 2 images in one file; allowed is one"):
+            read(tmp_path / "x")
+
+
+def test_a_camera_may_add_further_images_to_a_photograph(tmp_path: Path):
+    photo = Image.fromarray(RGB)
+    photo.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[photo.rotate(90)])
+    photo.save(tmp_path / "alone.jpg")
+    assert np.array_equal(read_image(tmp_path / "x.jpg"), read_image(tmp_path / "alone.jpg"))
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "x.png")
+    with refused(f"{tmp_path}/x.png: not a readable image (it is no file)"):
+        read(tmp_path / "x.png")
 
 
 def test_negative_mask_values(tmp_path: Path):

@@ -56,13 +56,17 @@ def photographs(size: tuple[int, int], folder: str = "", device: torch.device | 
         MissingError: the free photographs are not installed.
         DataError: the folder is missing, holds no images, or one that cannot be read.
     """
+    return torch.stack([to_tensor(_fitted(path, size)) for path in chosen(folder)]).to(device)
+
+
+def chosen(folder: str = "") -> list[Path]:
+    """The files of a bank; errors as in :func:`photographs`."""
     # Imported late, since the data sets in turn take the list of free photographs from here.
     from segtrans.data.base import folder_images
 
     paths = [*(folder_images(Path(folder).expanduser()) if folder else free_photographs()).values()]
     count = min(len(paths), MOST)
-    chosen = [paths[place * len(paths) // count] for place in range(count)]
-    return torch.stack([to_tensor(_fitted(path, size)) for path in chosen]).to(device)
+    return [paths[place * len(paths) // count] for place in range(count)]
 
 
 def _fitted(path: Path, size: tuple[int, int]) -> Pixels:

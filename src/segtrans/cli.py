@@ -245,6 +245,42 @@ def doctor(
     raise typer.Exit(2 if any(found.values()) else 0)
 
 
+@_command("segtrans fetch https://example.org/data.tgz data.tgz --sha256 HASH --unpack data")
+def fetch(
+    url: Annotated[str, typer.Argument(metavar="URL", help="http or https.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The new file.")],
+    sha256: Annotated[str | None, _what(help="The hash it must have; with it a broken download goes on.")] = None,
+    unpack: Annotated[Path | None, _what(help="New folder for the files of an archive.")] = None,
+    most: Annotated[float, _what(help="GiB; larger files are refused.")] = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Download data or weights, checked, and unpack them."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from segtrans.fetch import fetch as download
+    from segtrans.unpack import unpack as unpack_into
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(out.name, total=None)
+        found = download(
+            url,
+            out,
+            sha256=sha256,
+            most=int(most * 2**30),
+            on_bytes=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if sha256 is None:
+        console.print(
+            f"not checked: nothing tells that this is the file you meant; to get the same again, give --sha256 {found}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if unpack is not None:
+        unpack_into(out, unpack)
+
+
 @_command("segtrans list attacks", "segtrans list models --json", name="list")
 def list_(
     what: Annotated[
@@ -413,7 +449,8 @@ def _say(message: str) -> None:
 
 
 def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
 
 
 def main() -> None:

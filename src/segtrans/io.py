@@ -27,12 +27,17 @@ MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 def _open(path: Path) -> Image.Image:
-    """The decoded image at ``path``, turned upright; DataError if it is missing, damaged, huge or no image."""
+    """The decoded image at ``path``, turned upright; DataError if it is missing, damaged, huge or not one image."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a readable image (it is no file)")  # a pipe would never end
     try:
         # Given a path, Pillow maps plain TIFFs into memory and scrambles single-channel ones that lie on their side.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # cameras' JPEGs, whose first frame is the photograph
+                raise DataError(f"{path}: {frames} images in one file; allowed is one")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return image
@@ -45,6 +50,8 @@ def _open(path: Path) -> Image.Image:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{path}: more than {MAX_PIXELS} pixels, refused") from None
+    except DataError:
+        raise
     except Exception as error:
         # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError.
         raise DataError(f"{path}: not a readable image ({error})") from error
@@ -138,7 +145,8 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """As UTF-8; bytes of file names that are none stand there as escapes, which JSON reads back."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, document: Any) -> None:

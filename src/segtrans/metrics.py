@@ -16,6 +16,9 @@ from segtrans.errors import UsageError
 
 HEADLINES = ("asr_miou", "asr_pixel")
 
+_AT_ONCE = 50
+"""Bootstrap replicates."""
+
 
 def confusion(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
     """Confusion counts (N, classes, classes) int64, rows = truth, per image; void pixels are left out."""
@@ -89,8 +92,8 @@ class Counts:
 
     def resampled(self, weights: Tensor, *, least: float = 0.0) -> dict[str, Tensor]:
         """The headline measures, (R,) each, with image ``n`` counted ``weights[r, n]`` times; weights are (R, N)."""
-        drawn = self._weighted(weights, least)
-        return {name: drawn[name] for name in HEADLINES}
+        drawn = [self._weighted(some.double(), least) for some in weights.split(_AT_ONCE)]
+        return {name: torch.cat([part[name] for part in drawn]) for name in HEADLINES}
 
     def _weighted(self, weights: Tensor, least: float) -> dict[str, Tensor]:
         """The measures under image weights (R, N), each (R,)."""
@@ -118,11 +121,16 @@ class Counts:
 
 
 def resamples(images: int, *, replicates: int = 1000, seed: int = 0) -> Tensor:
-    """How often each of ``images`` is drawn in each bootstrap replicate, (R, N): the same for the same arguments, so
-    that whatever is measured on the same images can be compared replicate by replicate.
+    """How often each of ``images`` is drawn in each bootstrap replicate, uint8 (R, N): the same for the same arguments,
+    so that whatever is measured on the same images can be compared replicate by replicate.
     """
-    drawn = np.random.default_rng(seed).multinomial(images, [1 / images] * images, size=replicates)
-    return torch.from_numpy(drawn.astype(np.float64))
+    random, drawn = np.random.default_rng(seed), np.empty((replicates, images), dtype=np.uint8)
+    # Not all at once, which would take more memory than anything else of a run over many images. No image is ever drawn
+    # more than 255 times: with up to 255 images it cannot be, with more that has a chance below 1e-500.
+    for first in range(0, replicates, _AT_ONCE):
+        some = drawn[first : first + _AT_ONCE]
+        some[:] = random.multinomial(images, [1 / images] * images, size=len(some))
+    return torch.from_numpy(drawn)
 
 
 def interval(values: Tensor, *, level: float = 0.95) -> tuple[float, float]:

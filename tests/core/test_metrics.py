@@ -1,11 +1,14 @@
 """One worked example; the general laws are in tests/laws."""
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
-from segtrans.metrics import Counts, confusion, miou
+from segtrans.metrics import Counts, confusion, miou, resamples
 
 TRUTH = torch.tensor([[[0, 0, 0, 0], [1, 1, VOID, VOID]], [[1, 1, 1, 1], [1, 1, 1, 0]]])
 CLEAN = torch.tensor([[[0, 0, 0, 1], [1, 1, 0, 1]], [[1, 1, 1, 1], [1, 1, 0, 0]]])
@@ -65,3 +68,15 @@ def test_rare_classes_can_be_left_out() -> None:
     assert float(miou(counts, least=0.01)) == pytest.approx((6000 / 6001 + 1) / 2)
     counts[2, 2] = 500
     assert float(miou(counts, least=0.01)) == pytest.approx(float(miou(counts)))
+
+
+def test_resampling_takes_little_memory_and_is_what_it_would_be_at_once() -> None:
+    tracemalloc.start()
+    try:
+        weights = resamples(4000)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8e6, "a byte per image and replicate, and some replicates at work"
+    at_once = np.random.default_rng(0).multinomial(4000, [1 / 4000] * 4000, size=1000)
+    assert np.array_equal(weights.numpy(), at_once)

@@ -10,6 +10,7 @@ from trees import SIZES, TREES, mask, photo
 
 from segtrans.data import READERS, VOID, Dataset, load_data
 from segtrans.data.cityscapes import cityscapes
+from segtrans.errors import DataError
 
 
 @pytest.fixture(params=sorted(READERS))
@@ -149,12 +150,24 @@ def test_folder_without_masks_has_no_labels(tmp_path: Path):
     photo(tmp_path / "x.jpg", (40, 20))
     (tmp_path / "notes.txt").write_text("no image")
     photo(tmp_path / ".hidden.png")
-    (tmp_path / "album.png").mkdir()
+    (tmp_path / "album").mkdir()
     data = load_data(f"folder:{tmp_path}?side=10")
     assert data.classes == ()
     (sample,) = data
     assert sample.label is None
     assert sample.image.shape == (5, 10, 3)
+
+
+def test_what_is_called_an_image_but_is_no_file_is_named(tmp_path: Path):
+    photo(tmp_path / "x.jpg")
+    (tmp_path / "album.png").mkdir()
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
+    data = load_data(f"folder:{tmp_path}")
+    assert [item.name for item in data.items] == ["album", "lost", "x"]
+    with pytest.raises(DataError, match=r"album\.png: not a readable image \(it is no file\)"):
+        data[0]
+    with pytest.raises(DataError, match=r"lost\.png: no such file"):
+        data[1]
 
 
 def test_photos_need_no_network(monkeypatch: pytest.MonkeyPatch):

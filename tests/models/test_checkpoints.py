@@ -2,8 +2,12 @@
 
 import argparse
 import io
+import json
 import os
 import pickle
+import struct
+import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +140,113 @@ def test_pickles_that_execute_code_are_refused(tmp_path: Path, suffix: str, writ
     with pytest.raises(DataError, match="evil"):
         read_tensors(path)
     assert not witness.exists()
+
+
+def _legacy(path: Path, content: Any) -> None:
+    """The file format before zip: a magic number, a version, a system, what was saved, and storages."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    parts = (0x1950A86A20F9469CFC6C, 1001, system, content, [])
+    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
+
+
+def _tar(path: Path, content: Any) -> None:
+    """The file format before that."""
+    with tarfile.open(path, "w") as archive:
+        for name, part in (("storages", 0), ("tensors", 0), ("pickle", content)):
+            raw = pickle.dumps(part, protocol=2)
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (_torch_zip, r"refused, its pickle asks for \w+\.mkdir; only files of plain tensors are read"),
+        (_legacy, r"refused, its pickle asks for \w+\.mkdir; only files of plain tensors are read"),
+        (_tar, r"refused, it is a legacy \.tar; only files of plain tensors are read"),
+    ],
+)
+def test_no_format_of_torch_executes_code(tmp_path: Path, write: Callable[[Path, Any], None], reason: str) -> None:
+    content, path = {"state_dict": {"w": Hostile(tmp_path / "witness")}}, tmp_path / "evil.pth"
+    write(path, content)
+    with pytest.raises(DataError, match=rf"evil\.pth: {reason}$"):
+        read_tensors(path)
+    assert not (tmp_path / "witness").exists()
+    if write is not _tar:  # which the library itself has given up
+        torch.load(path, weights_only=False)
+        assert (tmp_path / "witness").exists(), "it would have"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_programs_are_no_weights(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"program{suffix}"
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(nn.Conv2d(3, 4, 1)).save(str(path))
+    with pytest.raises(DataError, match=rf"program\{suffix}: ") as error:
+        read_tensors(path)
+    assert "weights_only" not in str(error.value), "no advice to run it"
+    if suffix != ".safetensors":
+        assert str(error.value).endswith(": refused, it is a TorchScript archive; only files of plain tensors are read")
+
+
+def _safetensors(shape: list[int], *ends: int, kind: str = "F32", length: int | None = None) -> bytes:
+    """A file of 8 bytes of content whose header says what it likes."""
+    header = json.dumps({"w": {"dtype": kind, "shape": shape, "data_offsets": ends}}).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _safetensors([2], 0, 8, length=2**62),
+        _safetensors([2], 0, 8, length=90_000_000),
+        _safetensors([2**40], 0, 2**42),
+        _safetensors([2**62, 2**62], 0, 8),
+        _safetensors([2], 2**63, 2**63 + 8),
+        _safetensors([2], -8, 0),
+        _safetensors([2], 8, 0),
+        _safetensors([2], 0, 4),
+        _safetensors([2], 0, 8, kind="PICKLE"),
+        _safetensors([2], 0, 8)[:-1],
+        _safetensors([2], 0, 8) + b"more",
+    ],
+)
+def test_headers_that_lie(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(_safetensors([2], 0, 8))
+    assert read_tensors(path)["w"].tolist() == [0, 0]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"w\.safetensors: not a readable checkpoint \(") as error:
+        read_tensors(path)
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoints_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "sound.pth")
+    assert len(read_tensors(tmp_path / "sound.pth")["w"]) == 100_000
+    with zipfile.ZipFile(tmp_path / "sound.pth") as sound:
+        parts = {name: sound.read(name) for name in sound.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, data in parts.items():
+            bomb.writestr(name, data)
+    assert len(torch.load(tmp_path / "bomb.pth", weights_only=True)["w"]) == 100_000
+    with pytest.raises(DataError, match=r"bomb\.pth: refused, it is compressed, which torch\.save never does"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.empty(2**40, device="meta"), "float32, strided, on meta"),
+        (torch.eye(2).to_sparse(), "float32, sparse_coo, on cpu"),
+        (torch.ones(2, dtype=torch.complex64), "complex64, strided, on cpu"),
+    ],
+)
+def test_tensors_that_no_weight_can_be(tmp_path: Path, tensor: Tensor, what: str) -> None:
+    torch.save({"fine": torch.ones(1), "odd": tensor}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=rf"w\.pth: refused, 'odd' is no plain tensor \({what}\)"):
+        read_tensors(tmp_path / "w.pth")
 
 
 def test_what_a_pickle_asked_for_is_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if BROWSER is None:
         pytest.skip("there is no Chromium here")
     root = tmp_path_factory.mktemp("run")
-    attacks = ["noise", "mi", "<script>document.title = 'lost'</script>"]
+    attacks = ["noise", "mi", "=<script>document.title = 'lost'</script>"]
     make_run(root, attacks=attacks, labelled=True, surrogates=["zoo:a_1&b"], targets=["zoo:a_1&b", "zoo:c"])
     page = write_report(root)[0]
     text = page.read_text(encoding="utf-8")
@@ -106,6 +106,8 @@ def test_tables_are_copied(seen: dict[str, Any]) -> None:
     assert len(rows) == 3
     assert {line.count('","') for line in (head, *rows)} == {9}
     assert re.search(r'"noise \(control: uniform noise within the budget\)","2.0","[-\d.]+","[\d.]+"', rows[-1])
+    assert any(""","'=<script>document.title = 'lost'</script>",""" in row for row in rows), "no formula"
+    assert " & =<script>document.title = 'lost'</script> & " in latex
     assert latex.startswith("\\begin{tabular}{rlrrrr}\n\\toprule\n\\# & attack & same backbone asr\\_miou & ")
     assert re.search(
         r"2\.0 \{\\scriptsize \[\$-\$[\d.]+, [\d.]+\]\} & .* \\\\\n\\bottomrule\n\\end\{tabular\}\n$", latex

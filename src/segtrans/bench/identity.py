@@ -4,22 +4,33 @@ import hashlib
 import sys
 from contextlib import suppress
 from dataclasses import fields
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import segtrans
+from segtrans.bank import chosen
 from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
 from segtrans.io import file_hash
 from segtrans.models import SegModel
 from segtrans.worst import AnyAttack
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "segmentation-models-pytorch", "timm", "transformers")
-NOT_DECIDING = frozenset({"report", "cli.py", "demo.py", "doctor.py", "listing.py", "testing.py", "track.py"})
-"""Parts of this package that show results and decide none."""
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "segmentation-models-pytorch",
+    "timm",
+    "transformers",
+)
+NOT_DECIDING = frozenset(
+    {"report", "cli.py", "demo.py", "doctor.py", "fetch.py", "listing.py", "testing.py", "track.py", "unpack.py"}
+)
+"""Parts of this package that decide no results."""
 
 
 def surroundings(kind: str) -> str:
@@ -59,14 +70,21 @@ def model_hash(model: SegModel) -> str:
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
     described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
     digest = hashlib.sha256(repr(described).encode())
-    for name, value in sorted(model.state_dict().items()):
+    # A buffer decides as much where checkpoints leave it out.
+    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-@cache
-def foreign_code(attack: AnyAttack) -> list[str]:
+def attack_identity(attack: AnyAttack) -> str:
+    """An attack's parts, their code where it is not ours, and the photographs that they mix in."""
+    banks = sorted({getattr(part, "bank", "") for one in attack.attacks for part in one.transforms} - {""})
+    mixed = [file_hash(path) for bank in banks for path in chosen(bank)]
+    return fingerprint([repr(attack), _foreign_code(attack), mixed])
+
+
+def _foreign_code(attack: AnyAttack) -> list[str]:
     """Hashes of the files that define an attack's parts, of those that are not this package's own."""
     kept = [getattr(one, field.name) for one in attack.attacks for field in fields(one)]
     parts = [part for value in kept for part in (value if isinstance(value, tuple) else (value,))]
@@ -80,9 +98,9 @@ def image_hashes(data: Dataset) -> tuple[str, ...]:
 
     def of(path: Path | None) -> str:
         try:
-            return "" if path is None else file_hash(path)
+            return file_hash(path) if path is not None and path.is_file() else ""
         except OSError:
             return ""
 
-    how = [data.name, data.max_side, data.classes, data.values]
+    how = [data.max_side, data.classes, data.values]
     return tuple(fingerprint([*how, item.name, of(item.image), of(item.mask)]) for item in data.items)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segtrans.bench.identity import foreign_code, functions, image_hashes, members, model_hash, surroundings
+from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
@@ -105,6 +105,10 @@ class Plan:
         """Where each image stands in the data set."""
         return {item.name: place for place, item in enumerate(self.data.items)}
 
+    @cached_property
+    def attack_identities(self) -> dict[str, str]:
+        return {name: attack_identity(attack) for name, attack in self.attacks.items()}
+
     def is_done(self, unit: Unit) -> bool:
         """Whether everything of a unit is there, sound or not."""
         names = [self.unit_name(unit), *(self.score_name(unit, target) for target in self.targets)]
@@ -135,9 +139,9 @@ class Plan:
 
     def unit_identity(self, unit: Unit) -> str:
         """Everything that decides a unit's adversarial images, as far as rounding errors do not."""
-        trial, attack = unit.trial, self.attacks[unit.trial.attack]
-        described = [repr(attack), *foreign_code(attack)]
-        return fingerprint([self.clean_identity(trial.surrogate, unit.images), *described, trial.seed])
+        trial = unit.trial
+        attack = self.attack_identities[trial.attack]
+        return fingerprint([self.clean_identity(trial.surrogate, unit.images), attack, trial.seed])
 
     def score_identity(self, unit: Unit, target: str) -> str:
         """Everything that decides a unit's score on a target."""

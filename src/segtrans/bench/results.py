@@ -237,10 +237,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def as_csv(entries: list[dict[str, Any]]) -> str:
-    """Cells or costs as CSV, intervals as two columns."""
+    """Cells or costs as CSV, intervals as two columns.
+
+    Names are on one line, and begin with an apostrophe, as spreadsheets mark text, where those would see a formula.
+    """
     rows = [
         {
-            key: value
+            key: _inert(value) if isinstance(value, str) else value
             for name, inner in entry.items()
             for key, value in (
                 [(f"{name}_low", inner[0]), (f"{name}_high", inner[1])] if isinstance(inner, list) else [(name, inner)]
@@ -254,3 +257,8 @@ def as_csv(entries: list[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _inert(name: str) -> str:
+    line = " ".join(name.split())
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line

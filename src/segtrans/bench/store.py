@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def slug(name: str) -> str:
     """A file name for any name: its readable end, and a hash that keeps different names apart."""
     tail = re.split(r"[/\\]", name.partition("?")[0].rstrip("/\\"))[-1]
     plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2]).strip("._")[-60:] or "unnamed"
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def fingerprint(identity: Any) -> str:

@@ -198,7 +198,8 @@ def folder_images(root: Path, tail: str = "") -> dict[str, Path]:
     """
     try:
         with os.scandir(root) as entries:
-            files = sorted(root / e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            # By their names alone: what is no file, such as a link to nothing, is for the reader to name.
+            files = sorted(root / e.name for e in entries if not e.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root}: no such folder") from None
     except OSError as error:

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,12 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network",
 PREFIXES = ("module.", "model.", "network.", "net.", "_orig_mod.")
 OPTIONAL = ("aux_classifier.", "auxiliary_head.")
 """Heads that only training uses: a file may have or lack them."""
+
+_UNREADABLE = (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError)
+_PLAIN = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -41,22 +48,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
+        if zipfile.is_zipfile(path) and _unpacked(path) > path.stat().st_size:
+            raise DataError(f"{path}: refused, it is compressed, which torch.save never does, and may be a bomb")
         with warnings.catch_warnings():
-            # Files by other writers than torch.save; what the safe reader does not know of them it refuses.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # About files by other writers than torch.save; what the safe reader does not know of them it refuses.
+            warnings.simplefilter("ignore", UserWarning)
+            safe = path.suffix == ".safetensors"
+            content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"its pickle asks for {wanted[1]}" if wanted else "it is no checkpoint of tensors"
         raise DataError(f"{path}: refused, {reason}; only files of plain tensors are read") from None
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
+    except _UNREADABLE as error:
+        # What torch advises is to let the file run what it likes.
+        if kind := re.search(r"TorchScript archive|legacy \.tar", str(error)):
+            raise DataError(f"{path}: refused, it is a {kind[0]}; only files of plain tensors are read") from None
         raise DataError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     tensors = _unwrap(content)
     if not tensors:
         raise DataError(f"{path}: no named tensors in this checkpoint")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _PLAIN or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise DataError(f"{path}: refused, {name!r} is no plain tensor ({what.replace('torch.', '')})")
     return tensors
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of everything in a zip file."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

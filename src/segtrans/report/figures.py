@@ -77,7 +77,10 @@ def _grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[Squ
 
 
 def _alone(svg: str) -> str:
-    """With its style inside; what draws papers knows no custom properties, so their values stand in their place."""
+    """With its style inside, and without characters that XML has no place for; what draws papers knows no custom
+    properties, so their values stand in their place.
+    """
+    svg = re.sub(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", svg)
     css = (Path(__file__).parent / "plot.css").read_text(encoding="utf-8")
     style = re.sub(r"var\(--(\w+)\)", lambda found: _COLOURS[found[1]], css)
     width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0]

@@ -24,17 +24,20 @@ const rows = table => [...table.rows].map(row => [...row.cells].map(read));
 
 const csv = table => {
   const all = rows(table), plain = text => text.replace(/−/g, "-").replace(/^–$/, "");
+  // What is no number and begins like a formula is text, which spreadsheets mark by an apostrophe.
+  const inert = text => /^[=+@-]/.test(text) && !/^[+-]?[\d.,]+$/.test(text) ? "'" + text : text;
   const wide = all[0].map((_, i) => all.some(row => row[i].ends));
   const cells = (row, number) => row.flatMap(({text, small, ends}, i) =>
     wide[i] ? number ? [text, ...(ends ? ends.slice(1) : ["", ""])] : [text, text + " low", text + " high"]
       : [small ? `${text} (${small})` : text]);
-  return all.map((row, i) => cells(row, i).map(text => `"${plain(text).replace(/"/g, '""')}"`).join(",")).join("\n") + "\n";
+  return all.map((row, i) => cells(row, i).map(text => `"${inert(plain(text)).replace(/"/g, '""')}"`).join(",")).join("\n") + "\n";
 };
 
 const latex = table => {
   const signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$", "–": "--",
     "×": "$\\times$", "→": "$\\to$", "…": "\\dots{}"};
-  const safe = text => text.replace(/[\\~^−–×→…&%$#_{}]/g, sign => signs[sign] || "\\" + sign);
+  const safe = text => text.replace(/[\\~^−–×→…&%$#_{}]/g, sign => signs[sign] || "\\" + sign)
+    .replace(/^[[*]/, "{$&}");  // which would belong to the end of the line before
   const cell = ({text, small, ends}) =>
     safe(text) + (ends ? ` {\\scriptsize [${safe(ends[1])}, ${safe(ends[2])}]}` : small ? ` {\\scriptsize ${safe(small)}}` : "");
   const all = rows(table).map(row => row.map(cell).join(" & ") + " \\\\");
