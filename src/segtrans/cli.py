@@ -78,6 +78,9 @@ class RunOptions(TypedDict, total=False):
     device: Annotated[str | None, _where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")]
     batch: Annotated[int | None, _where(metavar="N", help="Images per forward pass.")]
     workers: Annotated[int | None, _where(metavar="N", help="Processes that share the work.")]
+    engine: Annotated[str | None, _where(metavar="ENGINE", help="Where they are: local, ray or slurm; default: local.")]
+    address: Annotated[str | None, _where(metavar="HOST:PORT", help="Of a Ray cluster.")]
+    gpus: Annotated[float | None, _where(metavar="N", help="GPUs of each worker of a cluster; 0.5 puts two on each.")]
     settings: Annotated[
         list[str] | None,
         _where("-o", metavar="KEY=VALUE", help="Any key that 'segtrans schema' lists; repeatable."),
@@ -163,6 +166,36 @@ def run(
     _run_with(values, {"data": data, "limit": limit, **options})
 
 
+@_command("segtrans plan configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20")
+def plan(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")
+    ] = None,
+    data: Annotated[str | None, _what(help="voc:PATH, cityscapes:PATH, …, photos.", **_DATA)] = None,
+    limit: Annotated[int | None, _what(metavar="N", help="Only the first so many images.")] = None,
+    **options: Unpack[RunOptions],
+) -> None:
+    """Show what a run with these options has to do, and what time and disk it will take, but do nothing of it."""
+    from dataclasses import asdict
+
+    from segtrans.bench import make_plan
+    from segtrans.bench.estimate import estimate
+    from segtrans.spec import make_config, read_config
+
+    values, switches = _chosen({"data": data, "limit": limit, **options})
+    found = estimate(make_plan(make_config((read_config(config) if config is not None else {}) | values)))
+    if switches["as_json"]:
+        _print_json(asdict(found))
+        return
+    hours, rest = divmod(round(found.seconds), 3600)
+    sys.stdout.write(
+        f"{found.units} units of work on {found.images} images, {found.done} of them done\n"
+        f"left: {found.gradient_evaluations:,} gradient evaluations and {found.forward_passes:,} forward passes\n"
+        f"about {hours} h {rest // 60:02} min {rest % 60:02} s for one process of this machine, and "
+        f"{found.disk_bytes / 2**20:,.1f} MiB of images and masks\n"
+    )
+
+
 @_command(
     "segtrans attack cat.jpg -s zoo:voc/pspnet-mobilenetv3s -a segtrans --out runs/cat",
     "segtrans attack *.jpg -s zoo:voc/pspnet-mobilenetv3s -a mi --eps 4/255 -o save_images=false",
@@ -176,7 +209,7 @@ def attack(
     _run_with({"pictures": len(images)}, {**options, "data": "images"}, files(images))
 
 
-@_command("segtrans demo", "segtrans demo --out /tmp/demo --quiet")
+@_command("segtrans demo", "segtrans demo --out runs/demo --quiet")
 def demo(
     out: Annotated[Path, _shown(metavar="FOLDER", help="Folder for results.")] = Path("runs/demo"),
     as_json: AsJson = False,
@@ -205,11 +238,28 @@ def report(
         sys.stdout.writelines(f"wrote {path}\n" for path in written)
 
 
+@_command("segtrans tables runs/demo")
+def tables(
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a run.")], quiet: Quiet = False
+) -> None:
+    """Write a run's cells and costs as Parquet files, beside the CSV files that are there."""
+    from segtrans.bench.tables import write_parquet
+    from segtrans.report.content import read_document
+
+    result = read_document(run)
+    for name in ("cells", "costs"):
+        write_parquet(run / f"{name}.parquet", result[name])
+        if not quiet:
+            sys.stdout.write(f"wrote {run / f'{name}.parquet'}\n")
+
+
 @_command("segtrans export zoo:voc/deeplabv3plus-mobilenetv3s model.onnx")
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to write.", autocompletion=completion.models)],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="FILE.onnx; one that is there is replaced.")],
-    size: Annotated[tuple[int, int] | None, _what(help="Height and width of all images; default: any.")] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="H W", help="Height and width of all images; default: any.")
+    ] = None,
 ) -> None:
     """Write a model as one ONNX file: images in [0, 1] in, logits at their size out."""
     from segtrans.models import load_model
@@ -249,9 +299,13 @@ def doctor(
 def fetch(
     url: Annotated[str, typer.Argument(metavar="URL", help="http or https.")],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The new file.")],
-    sha256: Annotated[str | None, _what(help="The hash it must have; with it a broken download goes on.")] = None,
-    unpack: Annotated[Path | None, _what(help="New folder for the files of an archive.")] = None,
-    most: Annotated[float, _what(help="GiB; larger files are refused.")] = 32,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HASH", help="The hash it must have; with it a broken download goes on.")
+    ] = None,
+    unpack: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="New folder for the files of an archive.")
+    ] = None,
+    most: Annotated[float, typer.Option(metavar="GIB", help="GiB; larger files are refused.")] = 32,
     quiet: Quiet = False,
 ) -> None:
     """Download data or weights, checked, and unpack them."""
@@ -395,10 +449,16 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _run_with(values: dict[str, Any], options: Mapping[str, Any], data: "Dataset | None" = None) -> NoReturn:
     """Do a run with ``values`` and, before them, the keys among a command's ``options`` that were given."""
+    given, switches = _chosen(options)
+    raise typer.Exit(_run(values | given, **switches, data=data))
+
+
+def _chosen(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The configuration keys among a command's ``options`` that were given, and its switches."""
     given = {key: value for key, value in options.items() if value is not None}
     switches = {name: bool(given.pop(name, False)) for name in _SWITCHES}
     more = _settings(given.pop("settings", []))
-    raise typer.Exit(_run(values | given | more, **switches, data=data))
+    return given | more, switches
 
 
 def _run(

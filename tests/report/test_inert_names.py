@@ -16,7 +16,7 @@ from torch import nn
 
 from segtrans import bench
 from segtrans.attack import Attack
-from segtrans.bench.results import as_csv
+from segtrans.bench.tables import as_csv
 from segtrans.models import SegModel
 from segtrans.report import write_figures
 

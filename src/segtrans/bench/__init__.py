@@ -5,9 +5,10 @@ from typing import Any
 
 from segtrans.bench.engines import leads
 from segtrans.bench.plan import Plan, Trial, Unit, make_plan
-from segtrans.bench.results import as_csv, document, trial_document
+from segtrans.bench.results import document, trial_document
 from segtrans.bench.runner import Outcome, execute
 from segtrans.bench.store import Shard
+from segtrans.bench.tables import as_csv
 from segtrans.data import Dataset
 from segtrans.errors import UsageError
 from segtrans.io import write_json, write_text

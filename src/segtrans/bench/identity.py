@@ -28,7 +28,12 @@ LIBRARIES = (
     "transformers",
 )
 NOT_DECIDING = frozenset(
-    {"report", "cli.py", "demo.py", "doctor.py", "fetch.py", "listing.py", "testing.py", "track.py", "unpack.py"}
+    {
+        "report",
+        *(f"bench/{name}.py" for name in ("engines", "estimate", "results", "stopping", "summary", "tables")),
+        *(f"{name}.py" for name in ("cli", "completion", "demo", "doctor", "fetch", "listing", "testing", "track")),
+        "unpack.py",
+    }
 )
 """Parts of this package that decide no results."""
 
@@ -37,7 +42,11 @@ def surroundings(kind: str) -> str:
     """What decides numbers beside models, data and settings: this package's source, libraries, the kind of device."""
     root = Path(segtrans.__file__).parent
     sources = sorted(path.relative_to(root) for path in root.rglob("*.py"))
-    code = [[path.as_posix(), file_hash(root / path)] for path in sources if path.parts[0] not in NOT_DECIDING]
+    code = [
+        [path.as_posix(), file_hash(root / path)]
+        for path in sources
+        if not {path.parts[0], path.as_posix()} & NOT_DECIDING
+    ]
     return fingerprint([code, versions(), kind])
 
 

@@ -1,7 +1,5 @@
 """From finished units to one JSON-able document: cells, costs, averages per block, failures, provenance."""
 
-import csv
-import io
 import math
 import platform
 from collections.abc import Mapping
@@ -234,31 +232,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return value
-
-
-def as_csv(entries: list[dict[str, Any]]) -> str:
-    """Cells or costs as CSV, intervals as two columns.
-
-    Names are on one line, and begin with an apostrophe, as spreadsheets mark text, where those would see a formula.
-    """
-    rows = [
-        {
-            key: _inert(value) if isinstance(value, str) else value
-            for name, inner in entry.items()
-            for key, value in (
-                [(f"{name}_low", inner[0]), (f"{name}_high", inner[1])] if isinstance(inner, list) else [(name, inner)]
-            )
-        }
-        for entry in entries
-    ]
-    buffer = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def _inert(name: str) -> str:
-    line = " ".join(name.split())
-    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
