@@ -1,6 +1,9 @@
-"""A run in several processes, which any number of machines that share its folder may join.
+"""A run in several processes here, or in the workers of a Ray cluster.
 
-python examples/cluster_run.py    (LIMIT, SIDE and ITERATIONS in the environment make it smaller)
+python examples/cluster_run.py
+RAY_ADDRESS=HEAD:6379 WORKERS=16 python examples/cluster_run.py
+
+LIMIT, SIDE and ITERATIONS in the environment make it smaller.
 """
 
 import os
@@ -18,7 +21,8 @@ if __name__ == "__main__":  # workers import this file
         data=f"photos?side={os.environ.get('SIDE', 256)}",
         limit=int(os.environ.get("LIMIT", 6)),
         iterations=int(os.environ.get("ITERATIONS", 10)),
-        workers=2,
+        workers=int(os.environ.get("WORKERS", 2)),
+        engine="ray" if "RAY_ADDRESS" in os.environ else "local",  # Ray reads the address itself
         out=OUT,
     )
     for row in result["summary"]:

@@ -32,7 +32,7 @@ def models(incomplete: str) -> list[Offer]:
     assert before is not None, "the pattern matches the empty string"
     folders = (_HERE / "zoo" / "weights", _HERE.parents[1] / "zoo")
     cards = [path.relative_to(root).with_suffix("") for root in folders for path in sorted(root.glob("*/*.json"))]
-    zoo = {f"zoo:{name.as_posix()}": "embedded" for name in cards}
+    zoo = {f"zoo:{name.as_posix()}": "embedded" for name in sorted(cards)}
     return _offered(before[0], (zoo | {name: what for name, what in sources if name != "zoo:"}).items())
 
 
