@@ -11,6 +11,7 @@ and writes it as JSON.
 """
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -157,6 +158,8 @@ def peak(on: Setting, name: str) -> float:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
+        # What was freed goes back to the system, or the next would find it there and seem to need nothing.
+        ctypes.CDLL(None).malloc_trim(0)
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
     work()

@@ -91,7 +91,8 @@ class Run:
     ) -> None:
         check_images(x)
         self.attack, self.model, self.threat = attack, model, attack.threat
-        self.x = x.detach()
+        # A copy, since a surrogate that works in place would reach the caller's images.
+        self.x = x.detach().clone()
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
         self.weights = None if weights is None else checked_weights(weights, (len(x), len(self.members)))

@@ -1,8 +1,10 @@
 """What makes finished work another's: everything that decides numbers does, and nothing else."""
 
+import importlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
@@ -354,3 +356,24 @@ def test_no_setting_of_a_part_is_left_out_of_its_identity(name: str) -> None:
 def test_budgets_are_told_apart_exactly(eps: float | str) -> None:
     for kind in (LInf, L2):
         assert eval(repr(kind(eps))).radius == kind(eps).radius
+
+
+def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from torch import nn\n\nclass Net(nn.Conv2d):\n    def forward(self, x):\n        return {} * x\n"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def hash_of(factor: int, **attributes: object) -> str:
+        (tmp_path / "elsewhere.py").write_text(source.format(factor))
+        monkeypatch.delitem(sys.modules, "elsewhere", raising=False)
+        importlib.invalidate_caches()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = importlib.import_module("elsewhere").Net(3, 2, 1)
+        for name, value in attributes.items():
+            setattr(network, name, value)
+        return identity.model_hash(SegModel(network, 2))
+
+    assert hash_of(10) == hash_of(10)
+    assert hash_of(10) != hash_of(20)
+    assert hash_of(10, scale=1.0) != hash_of(10, scale=2.0)
+    assert hash_of(10, call=print) == hash_of(10, call=len), "what prints its address is never the same again"

@@ -176,6 +176,39 @@ def test_a_new_target_is_scored_on_what_is_there(
                 assert (tmp_path / "run" / path).is_file()
 
 
+def test_an_image_that_goes_away_is_named_and_missed_the_next_time(
+    go: Callable[..., dict[str, Any]], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = go(attacks=["noise"], out=data / "undisturbed")
+    image = sorted((data / "images").iterdir())[1]
+    craft = work.UnitWork._craft
+
+    def disturbed(self: work.UnitWork) -> None:
+        hidden = image.rename(data / "hidden")
+        try:
+            craft(self)
+        finally:
+            hidden.rename(image)
+
+    monkeypatch.setattr(work.UnitWork, "_craft", disturbed)
+    found = go(attacks=["noise"])
+    assert {failure["image"] for failure in found["failures"]} == {image.stem}
+    assert {c["images"] for c in found["cells"]} == {whole["cells"][0]["images"] - 1}
+    monkeypatch.setattr(work.UnitWork, "_craft", craft)
+    again = go(attacks=["noise"])
+    assert (again["cells"], again["failures"]) == (whole["cells"], [])
+
+
+def test_damaged_adversarial_images_are_made_again(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    first = go(attacks=["mi"], targets=["b:1"])
+    for path in (tmp_path / "run" / "images").rglob("*.png"):
+        if "clean" not in path.parent.name:
+            path.write_bytes(path.read_bytes()[:100])
+    again = go(attacks=["mi"], targets=["b:1", "b:2"])
+    assert cell(again, target="b:1") == cell(first, target="b:1")
+    assert cell(again, target="b:2")["images"] == cell(first, target="b:1")["images"]
+
+
 def test_images_that_were_not_kept_are_crafted_again(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     fresh = go(attacks=["mi"], out=tmp_path / "fresh")
     go(attacks=["mi"], targets=["a:1"], save_images=False, pictures=0)

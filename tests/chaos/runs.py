@@ -36,7 +36,7 @@ class Toy(nn.Module):
     """A network that, given a book, signs there with the process it runs in, and at first waits for so many others."""
 
     book: Path | None = None
-    processes = 1
+    _processes = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Toy(nn.Module):
             with self.book.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             deadline = time.monotonic() + 60
-            while len(signed(self.book)) < self.processes and time.monotonic() < deadline:
+            while len(signed(self.book)) < self._processes and time.monotonic() < deadline:
                 time.sleep(0.02)
             time.sleep(0.005)
         return self.network(x)
@@ -123,7 +123,8 @@ def shared(folder: Path, workers: int, **changes: Any) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     models = {f"toy:{i}": toy(f"toy:{i}") for i in range(3)}
     for model in models.values():
-        model.network.book, model.network.processes = folder / "book", workers
+        # At first there is work for as many as there are models.
+        model.network.book, model.network._processes = folder / "book", min(workers, len(models))
     # Clusters look for the data where it is, not where they were started.
     data = f"folder:{folder}/data?classes={CLASSES}"
     config = make_config({**read_config(Path("config.yaml")), "data": data, "workers": workers, **changes})

@@ -13,7 +13,7 @@ pytest.importorskip("datasets")
 
 import datasets
 
-from segtrans.bench.plan import data_hash
+from segtrans.bench.identity import image_hashes
 from segtrans.data import VOID, load_data
 from segtrans.errors import DataError, MissingError, UsageError
 
@@ -68,7 +68,7 @@ def test_pictures_inside_a_table_are_copied_once(parquet: Path, tmp_path: Path, 
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == copies
     elsewhere = load_data(f"hf:{parquet}?mask=annotation&cache={tmp_path}/elsewhere")
     assert {item.image.parent for item in elsewhere.items} == {tmp_path / "elsewhere"}
-    assert data_hash(elsewhere) == data_hash(data)
+    assert image_hashes(elsewhere) == image_hashes(data)
 
 
 def test_pictures_beside_a_table_stay_where_they_are(tmp_path: Path, cache: Path) -> None:

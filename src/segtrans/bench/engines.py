@@ -7,6 +7,7 @@ wait, and to stop them. Scheduling, retries and lost machines are the business o
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,11 +47,19 @@ class Helper:
 
     def __call__(self) -> str:
         torch.set_num_threads(self.threads)
+        if isinstance(self.stop, StopFile):
+            self.begun.touch()
         try:
             self.work(self.again(self.config), Progress(disable=True), self.stop, self.first)
         except (SegtransError, OSError) as error:
             return f"a worker stopped: {error}"
         return ""
+
+    @property
+    def begun(self) -> Path:
+        """A file that tells that a worker elsewhere has begun."""
+        assert isinstance(self.stop, StopFile), "workers here need no file to be told of"
+        return self.stop.path.with_name(f"{self.stop.path.name}-{self.first:.4f}")
 
     def checkpoint(self) -> Any:
         """What submitit submits again where a job ran out of time or was preempted."""
@@ -128,6 +138,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
     if not connected:
         # Ray's wish to warn of GPUs that a task without any may see concerns none of ours.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        _check_reachable(config.address)
         handler = signal.getsignal(signal.SIGTERM)
         try:
             library.init(address=config.address, log_to_driver=False, logging_level="error")
@@ -148,9 +159,11 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
                 found.append(f"a worker was lost: {str(error).splitlines()[0]}")
         return found
 
+    left: list[Any] = []
     try:
         with _elsewhere(plan, helper) as helpers:
-            left = [task.remote(each) for each in helpers]
+            tasks = {task.remote(each): each for each in helpers}
+            left = list(tasks)
             for _ in _looks(plan, stop, progress):
                 done, left = library.wait(left, num_returns=len(left), timeout=0)
                 _tell(progress, results(done))
@@ -158,9 +171,15 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
                     break
             else:
                 helpers[0].stop.path.touch()
-                _tell(progress, results(left))
+                # Those that found no room yet would never learn of it.
+                for each in (each for each in left if not tasks[each].begun.exists()):
+                    library.cancel(each)
+                library.wait(left, num_returns=len(left))
+                left = []
         yield
     finally:
+        for each in left:
+            library.cancel(each, force=True)
         if not connected:
             library.shutdown()
 
@@ -169,6 +188,8 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
 def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator[None]:
     """Jobs of a SLURM cluster, an array of them, by submitit; this process waits for them."""
     library, config = _imported("submitit"), plan.config
+    if config.gpus != int(config.gpus):
+        raise UsageError(f"gpus is {config.gpus:g}; SLURM gives whole GPUs, so allowed are whole numbers")
     executor = library.AutoExecutor(folder=plan.store.root / "slurm")
     try:
         executor.update_parameters(
@@ -189,13 +210,20 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
     jobs: list[Any] = []
     try:
         with _elsewhere(plan, helper) as helpers:
-            with executor.batch():
-                jobs += [executor.submit(each) for each in helpers]
+            try:
+                with executor.batch():
+                    submitted = [executor.submit(each) for each in helpers]
+            except (library.core.utils.FailedJobError, OSError) as error:
+                raise MissingError(f"SLURM took no jobs ({' '.join(str(error).split())})") from None
+            jobs += submitted
             for _ in _looks(plan, stop, progress):
                 if all(job.done() for job in jobs):
                     break
             else:
                 helpers[0].stop.path.touch()
+                for job, each in zip(jobs, helpers, strict=True):
+                    if not each.begun.exists():
+                        job.cancel()
             _tell(progress, [result(job) for job in jobs])
         yield
     finally:
@@ -205,6 +233,16 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": ray, "slurm": slurm}
+
+
+def _check_reachable(address: str | None) -> None:
+    """MissingError where nobody answers at a HOST:PORT, for which Ray itself would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise MissingError(f"no Ray cluster at {address!r} ({error})") from None
 
 
 def _imported(library: str) -> Any:
@@ -226,7 +264,8 @@ def _elsewhere(plan: Plan, helper: Helper) -> Generator[list[Any]]:
             replace(helper, config=config, stop=file, first=i / workers, threads=config.cpus) for i in range(workers)
         ]
     finally:
-        file.path.unlink(missing_ok=True)
+        for path in file.path.parent.glob(f"{file.path.name}*"):
+            path.unlink(missing_ok=True)
 
 
 def _looks(plan: Plan, stop: Stop, progress: Progress) -> Iterator[None]:

@@ -7,7 +7,8 @@ from functools import partial
 
 from torch import Tensor
 
-from segtrans.bench.plan import Plan
+from segtrans.bench.identity import members
+from segtrans.bench.plan import Plan, Unit
 from segtrans.bench.work import batches, exact, images_of, predict, synchronise
 from segtrans.catalogue import attack
 from segtrans.errors import DataError
@@ -49,15 +50,16 @@ def estimate(plan: Plan) -> Estimate:
     x, ascent = images_of(samples, plan.device), attack("bim(iterations=2)")
     with exact(plan.device):
         forward = {name: _seconds(partial(predict, model, x), x) for name, model in plan.models.items()}
+        left = {unit: _left(plan, unit) for unit in plan.units}
         backward = {
-            name: _seconds(partial(ascent.perturb, plan.models[name], x, seed=0), x) / ascent.evaluations
-            for name in plan.surrogates
+            name: _seconds(partial(ascent.perturb, plan.models[name], x, seed=0), x)
+            / ascent.evaluations_on(len(members(plan.models[name])))
+            for name in {unit.trial.surrogate for unit, (evaluations, _) in left.items() if evaluations}
         }
     noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, seed=0).adversarial
     masks, _ = predict(plan.models[plan.targets[0]], x)
     image_bytes = sum(len(encode_png(to_pixels(image))) for image in noise) / len(samples)
     mask_bytes = sum(len(encode_png(mask.byte().numpy())) for mask in masks) / len(samples)
-    left = [unit for unit in plan.units if not plan.is_done(unit)]
     unseen = [
         (model, len(images))
         for model in plan.models
@@ -65,18 +67,25 @@ def estimate(plan: Plan) -> Estimate:
         if not plan.store.shard_path(plan.clean_name(model, images)).exists()
     ]
     kept = len(plan.data) if plan.config.save_images else len(plan.pictured)
-    scored = sum(len(unit.images) for unit in left)
+    passes = [*unseen, *((target, len(unit.images)) for unit, (_, targets) in left.items() for target in targets)]
+    crafted = sum(len(unit.images) for unit in left if not plan.is_crafted(unit))
     return Estimate(
         units=len(plan.units),
-        done=len(plan.units) - len(left),
+        done=sum(map(plan.is_done, plan.units)),
         images=len(plan.data),
-        gradient_evaluations=sum(map(plan.evaluations, left)),
-        forward_passes=scored * len(plan.targets) + sum(count for _, count in unseen),
-        seconds=sum(plan.evaluations(unit) * backward[unit.trial.surrogate] for unit in left)
-        + scored * sum(forward[name] for name in plan.targets)
-        + sum(count * forward[name] for name, count in unseen),
-        disk_bytes=round(scored * kept / len(plan.data) * image_bytes + sum(c for _, c in unseen) * mask_bytes),
+        gradient_evaluations=sum(evaluations for evaluations, _ in left.values()),
+        forward_passes=sum(count for _, count in passes),
+        seconds=0.0
+        + sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
+        + sum(count * forward[name] for name, count in passes),
+        disk_bytes=round(crafted * kept / len(plan.data) * image_bytes + sum(c for _, c in unseen) * mask_bytes),
     )
+
+
+def _left(plan: Plan, unit: Unit) -> tuple[int, list[str]]:
+    """Gradient evaluations that a unit still asks for, and the targets that it is not scored on yet."""
+    targets = [t for t in plan.targets if not plan.store.shard_path(plan.score_name(unit, t)).exists()]
+    return 0 if plan.is_crafted(unit) else plan.evaluations(unit), targets
 
 
 def _seconds(do: Callable[[], object], x: Tensor) -> float:

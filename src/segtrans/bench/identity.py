@@ -1,13 +1,18 @@
 """What decides numbers, as fingerprints: the code, the libraries, each model, each image."""
 
 import hashlib
+import inspect
+import secrets
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 import segtrans
 from segtrans.bank import chosen
@@ -26,6 +31,9 @@ LIBRARIES = (
     "segmentation-models-pytorch",
     "timm",
     "transformers",
+    "onnxruntime",
+    "mmcv",
+    "mmsegmentation",
 )
 NOT_DECIDING = frozenset(
     {
@@ -36,6 +44,18 @@ NOT_DECIDING = frozenset(
     }
 )
 """Parts of this package that decide no results."""
+
+KNOWN = frozenset(
+    {
+        *("builtins", "abc", "typing", "collections", "enum", "numpy", "torch", "torchvision", "timm", "transformers"),
+        *("segmentation_models_pytorch", "onnxruntime", "torchattacks", "foolbox", "art", "adv_lib", "segtrans"),
+    }
+)
+"""Packages whose code is known by their version."""
+
+PLAIN = (bool, int, float, str)
+ONCE = secrets.token_hex()
+"""What stands for code that nobody can read: it is another one in every process."""
 
 
 def surroundings(kind: str) -> str:
@@ -77,7 +97,10 @@ def model_hash(model: SegModel) -> str:
         return fingerprint([getattr(model, "fuse", ""), *map(model_hash, parts)])
     network = model.network
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
-    described = (repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map)
+    described = (
+        *(repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map),
+        *(_settings(network), _code({type(module) for module in network.modules()})),
+    )
     digest = hashlib.sha256(repr(described).encode())
     # A buffer decides as much where checkpoints leave it out.
     for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
@@ -94,12 +117,41 @@ def attack_identity(attack: AnyAttack) -> str:
 
 
 def _foreign_code(attack: AnyAttack) -> list[str]:
-    """Hashes of the files that define an attack's parts, of those that are not this package's own."""
+    """The code of an attack's parts, of those that are not this package's own."""
     kept = [getattr(one, field.name) for one in attack.attacks for field in fields(one)]
-    parts = [part for value in kept for part in (value if isinstance(value, tuple) else (value,))]
-    modules = {type(part).__module__ for part in parts if not type(part).__module__.startswith("segtrans.")}
-    files = sorted({getattr(sys.modules[name], "__file__", None) or "" for name in modules} - {""})
-    return [file_hash(Path(file)) for file in files]
+    return _code({type(part) for value in kept for part in (value if isinstance(value, tuple) else (value,))})
+
+
+def _code(kinds: Iterable[type]) -> list[str]:
+    """Hashes of what defines classes, and what they inherit from, where it is neither ours nor a known library's: the
+    file, or what was typed, or where even that is unknown something that is never the same again.
+    """
+    found: set[str] = set()
+    for kind in {ancestor for heir in kinds for ancestor in heir.__mro__}:
+        if kind.__module__.partition(".")[0] in KNOWN:
+            continue
+        file = Path(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+        if file.is_file():
+            found.add(file_hash(file))
+            continue
+        try:
+            found.add(fingerprint(inspect.getsource(kind)))
+        except (OSError, TypeError):
+            found.add(ONCE)
+    return sorted(found)
+
+
+def _settings(network: nn.Module) -> list[Any]:
+    """Plain attributes of all modules, which what they print need not tell."""
+    return [
+        [name, sorted((k, repr(v)) for k, v in vars(module).items() if k[0] != "_" and _plain(v))]
+        for name, module in network.named_modules()
+    ]
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value prints all that it is, and the same every time."""
+    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(map(_plain, cast(tuple[Any, ...], value))))
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:

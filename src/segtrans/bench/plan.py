@@ -109,10 +109,19 @@ class Plan:
     def attack_identities(self) -> dict[str, str]:
         return {name: attack_identity(attack) for name, attack in self.attacks.items()}
 
+    def views_of(self, unit: Unit) -> list[tuple[str, range]]:
+        """The clean predictions that a unit needs: of which model, of which slice of the images."""
+        slices = [images for images in self.slices if images.start in unit.images]
+        return [(name, images) for name in dict.fromkeys((unit.trial.surrogate, *self.targets)) for images in slices]
+
+    def is_crafted(self, unit: Unit) -> bool:
+        """Whether a unit's adversarial images are made, as far as the record of it tells."""
+        return self.store.shard_path(self.unit_name(unit)).exists()
+
     def is_done(self, unit: Unit) -> bool:
         """Whether everything of a unit is there, sound or not."""
-        names = [self.unit_name(unit), *(self.score_name(unit, target) for target in self.targets)]
-        return all(self.store.shard_path(name).exists() for name in names)
+        scores = (self.store.shard_path(self.score_name(unit, target)) for target in self.targets)
+        return self.is_crafted(unit) and all(path.exists() for path in scores)
 
     def check_device(self) -> None:
         """MissingError unless what the run is for can be computed here.

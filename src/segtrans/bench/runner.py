@@ -109,8 +109,10 @@ def finish(
         clean = {view: found[view] for view in views if view in found}
         if len(clean) == len(views):
             _check_usable(plan, clean)
-            overall = progress.add_task("units", total=len(plan.units))
-            _share(plan, {unit: plan.unit_identity(unit) for unit in plan.units}, attack, plan.is_done, stop, first)
+        # Where asked to stop early, what was finished in another run of this folder is still told of.
+        ready = [unit for unit in plan.units if all(view in clean for view in plan.views_of(unit))]
+        overall = progress.add_task("units", total=len(plan.units))
+        _share(plan, {unit: plan.unit_identity(unit) for unit in ready}, attack, plan.is_done, stop, first)
     return clean, done
 
 
@@ -199,7 +201,7 @@ def _draw_masks(plan: Plan, done: Finished) -> None:
                     continue
                 for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)):
                     path = plan.mask_path(unit, name, sample.name)
-                    if not path.is_file():
+                    if not path.is_file() and plan.device.type == plan.kind:
                         pixels = read_image(plan.adversarial_path(unit, sample.name))
                         masks, _ = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
                         plan.store.write_mask(path, masks[0])

@@ -5,6 +5,7 @@
 import re
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -184,11 +185,10 @@ class UnitWork:
 
     def __init__(self, plan: Plan, unit: Unit, clean: Clean, progress: Progress) -> None:
         self.plan, self.unit, self.trial, self.progress = plan, unit, unit.trial, progress
-        self.chunk = plan.config.batch
-        self.basis = {
-            name: [clean[name, images] for images in plan.slices if images.start in unit.images]
-            for name in (self.trial.surrogate, *plan.targets)
-        }
+        self.chunk, self.complete = plan.config.batch, True
+        self.basis: dict[str, list[Shard]] = defaultdict(list)
+        for view in plan.views_of(unit):
+            self.basis[view[0]].append(clean[view])
         self.usable = {name: {i for shard in of for i in shard.header["images"]} for name, of in self.basis.items()}
         self.crafted = plan.store.read(plan.unit_name(unit), plan.unit_identity(unit))
         found = {t: plan.store.read(plan.score_name(unit, t), plan.score_identity(unit, t)) for t in plan.targets}
@@ -201,9 +201,10 @@ class UnitWork:
         """Do what is missing; what was crafted, and a score per target."""
         # Images that are still needed: all of them for a new score, those to be drawn in any case.
         needed = None if self.parts else set(self.plan.pictured)
-        if self.crafted is None or self.parts:
+        whole = self.crafted is not None and self._on_disk(needed)
+        if not whole or self.parts:
             self.plan.check_device()
-        if self.crafted is None or not self._on_disk(needed):
+        if not whole:
             self._craft()
         elif self.parts:
             self._reread()
@@ -216,16 +217,22 @@ class UnitWork:
                 tensors |= {"flipped": counts.flipped, "changed": counts.changed}
             shard = Shard(tensors, {"images": self.scored[target], "failures": self.failures[target]})
             name, identity = self.plan.score_name(self.unit, target), self.plan.score_identity(self.unit, target)
-            _keep(
-                self.plan, name, identity, shard, self.crafted, *self.basis[self.trial.surrogate], *self.basis[target]
-            )
+            if self.complete:
+                basis = [self.crafted, *self.basis[self.trial.surrogate], *self.basis[target]]
+                _keep(self.plan, name, identity, shard, *basis)
             self.scores[target] = shard
         return self.crafted, self.scores
 
     def _on_disk(self, needed: set[str] | None) -> bool:
-        """Whether the adversarial images, or those of them that are needed, are there."""
+        """Whether the adversarial images, or those of them that are needed, are there and can be read."""
         images = self.crafted.header["images"] if self.crafted is not None else ()
-        return all(self.path(image).is_file() for image in images if needed is None or image in needed)
+        try:
+            for image in images:
+                if needed is None or image in needed:
+                    read_image(self.path(image))
+        except DataError:
+            return False
+        return True
 
     def path(self, image: str) -> Path:
         return self.plan.adversarial_path(self.unit, image)
@@ -241,7 +248,9 @@ class UnitWork:
         task = self.progress.add_task(f"{trial.attack} on {surrogate.name}", total=len(unit.images))
         # What all images share is made on all of them at once.
         most = len(unit.images) if attack.shared else None
-        for samples in _ahead(batches(plan, unit.images, self.usable[trial.surrogate], [], most)):
+        # What could be read for the clean predictions and cannot be now, may be read another time.
+        lost: list[tuple[str, str]] = []
+        for samples in _ahead(batches(plan, unit.images, self.usable[trial.surrogate], lost, most)):
             x = images_of(samples, plan.device)
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
@@ -268,9 +277,10 @@ class UnitWork:
             for first in range(0, len(kept), plan.config.batch):
                 self._score(kept[first : first + plan.config.batch])
         self.progress.remove_task(task)
+        self.complete = not lost
         header = {
             "images": images,
-            "failures": failures,
+            "failures": failures + lost,
             "stalled": stalled,
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
@@ -278,8 +288,9 @@ class UnitWork:
             "evaluations": attack.evaluations_on(len(members(surrogate))) if attack.attacks else spent,
         }
         self.crafted = Shard({}, header)
-        name, identity = plan.unit_name(unit), plan.unit_identity(unit)
-        _keep(plan, name, identity, self.crafted, *self.basis[trial.surrogate])
+        if self.complete:
+            name, identity = plan.unit_name(unit), plan.unit_identity(unit)
+            _keep(plan, name, identity, self.crafted, *self.basis[trial.surrogate])
 
     def _kept(self, sample: Sample, image: Tensor) -> tuple[Sample, Pixels]:
         """An adversarial image as it is on disk, or would be if all were kept."""
@@ -291,8 +302,12 @@ class UnitWork:
     def _reread(self) -> None:
         """Score adversarial images that are on disk."""
         assert self.crafted is not None
-        for samples in _ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), [])):
+        lost: list[tuple[str, str]] = []
+        for samples in _ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), lost)):
             self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
+        for failures in self.failures.values():
+            failures += lost
+        self.complete = not lost
 
     def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
         if not kept:

@@ -42,7 +42,10 @@ def huggingface(
             raise unknown(f"column of pictures in {root}", column, pictures)
         table = table.cast_column(column, library.Image(decode=False))
     folder = cache or Path(library.config.HF_DATASETS_CACHE) / "segtrans"
-    rows = [[_file(row[column], folder) for column in columns] for row in table.select_columns(columns)]
+    rows = [
+        [_file(row[column], folder, f"{root}: row {number} of column {column!r}") for column in columns]
+        for number, row in enumerate(table.select_columns(columns))
+    ]
     items = tuple(Item(f"{i:06}", files[0], files[1] if mask else None) for i, files in enumerate(rows))
     if mask is None:
         if classes is not None:
@@ -82,8 +85,10 @@ def _table(root: Path, split: str) -> tuple[Any, Any]:
     return library, saved
 
 
-def _file(picture: dict[str, Any], folder: Path) -> Path:
+def _file(picture: dict[str, Any] | None, folder: Path, where: str) -> Path:
     """Where a picture lies, or is put."""
+    if picture is None:
+        raise DataError(f"{where} is empty; expected a picture")
     content: bytes | None = picture["bytes"]
     if content is None:
         return Path(picture["path"])

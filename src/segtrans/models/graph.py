@@ -1,6 +1,6 @@
 """Networks that a file holds as a whole, as a graph that somebody else's software wrote: what they have in common."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +50,10 @@ class Graph(nn.Module):
         """Itself: what is inside does not run as modules, so it has no layers to listen to or to change."""
         if memo is None or self not in memo:
             yield prefix, self
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Those inside."""
+        return self.function.parameters(recurse)
 
     def extra_repr(self) -> str:
         return f"sha256={self.hashes}"

@@ -40,7 +40,7 @@ def from_mmseg(segmentor: nn.Module, *, name: str = "", label_map: Sequence[int 
         )
     of: Any = segmentor
     before, meta = of.data_preprocessor, getattr(of, "dataset_meta", None) or {}
-    classes = meta.get("classes") or getattr(of, "CLASSES", None) or of.decode_head.num_classes
+    classes = meta.get("classes") or getattr(of, "CLASSES", None) or _head_classes(of)
     swapped = bool(before.channel_conversion)
     # Mean and std are for channels in the order in which the network gets them, which is BGR unless they are swapped.
     plain = not hasattr(before, "mean")
@@ -66,3 +66,9 @@ def from_mmseg(segmentor: nn.Module, *, name: str = "", label_map: Sequence[int 
 def _rgb(values: Tensor, swapped: bool) -> tuple[float, ...]:
     channels = values.flatten().tolist()
     return tuple(channels if swapped else reversed(channels))
+
+
+def _head_classes(segmentor: Any) -> int:
+    """How many classes the head tells of; of a cascade's heads the last one does."""
+    heads: Any = segmentor.decode_head
+    return heads.num_classes if hasattr(heads, "num_classes") else heads[-1].num_classes

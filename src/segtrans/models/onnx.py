@@ -29,6 +29,7 @@ TYPES = {
     "tensor(uint8)": torch.uint8,
 }
 Size = tuple[int, int]
+RETURNED = ("tensor(float)", "tensor(double)", "tensor(float16)")
 
 
 def load(name: str, classes: int | None, multiple: int | None) -> SegModel:
@@ -70,7 +71,7 @@ class Session(nn.Module):
         self._opened: tuple[int, Any] | None = None
         session = self._session()
         inputs, output = session.get_inputs(), session.get_outputs()[0]
-        if len(inputs) != 1 or inputs[0].type not in TYPES or "float" not in output.type + "double":
+        if len(inputs) != 1 or inputs[0].type not in TYPES or output.type not in RETURNED:
             types = ", ".join(i.type for i in inputs)
             raise UsageError(f"{path}: takes {types} and returns {output.type}; expected one batch of images to logits")
         self.shape, self.dtype = _shape(inputs[0].shape), TYPES[inputs[0].type]
