@@ -133,8 +133,8 @@ class FaultyGradient(GradientTransform):
                         return gradient(z) * torch.randn(z.shape[1:]).to(z)
                 case "moves where there is no gradient":
                     return gradient(z) + 1
-                case "writes to the image":
-                    run.x.mul_(1)
+                case "writes to the labels":
+                    run.y.mul_(1)
                 case "leaves a counter changed":
                     run.network.get_buffer("body.1.num_batches_tracked").add_(1)
                 case "leaves a mark":
@@ -154,7 +154,7 @@ class FaultyGradient(GradientTransform):
         ("a global generator", "void and batch never matter", "treats an image otherwise"),
         ("a generator put back", "one seed, one result", "other global random states"),
         ("moves where there is no gradient", "void", "moves pixels of an image that is all void"),
-        ("writes to the image", "nothing else changes", "changes images or labels"),
+        ("writes to the labels", "nothing else changes", "changes images or labels"),
         ("leaves a counter changed", "nothing else changes", "changes weights or buffers"),
         ("leaves a mark", "nothing else changes", "changes attributes of modules"),
         ("leaves a hook", "nothing else changes", "changes hooks"),
