@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypedDict, TypeVar, Unpack, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack, get_args, get_type_hints
 
 import typer
 import yaml
@@ -94,6 +94,14 @@ class RunOptions(TypedDict, total=False):
     quiet: Quiet
 
 
+class FileOptions(RunOptions, total=False):
+    """What commands take besides that read a configuration and images of it."""
+
+    config: Annotated[Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")]
+    data: Annotated[str | None, _what(help="voc:PATH, cityscapes:PATH, …, photos.", **_DATA)]
+    limit: Annotated[int | None, _what(metavar="N", help="Only the first so many images.")]
+
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
@@ -113,18 +121,19 @@ class _Command(TyperCommand):
 
 
 def _command(*examples: str, to: typer.Typer = app, name: str | None = None) -> Callable[[Function], Function]:
-    """A command whose help ends with examples. ``**options: Unpack[RunOptions]`` becomes an option each."""
+    """A command whose help ends with examples. ``**options: Unpack[RunOptions]`` becomes an option for each key."""
 
     def add(function: Function) -> Function:
         own, shared = dict(signature(function, eval_str=True).parameters), {}
-        if own.pop("options", None) is not None:
-            shared = get_type_hints(RunOptions, include_extras=True)
-        options = [
+        if (options := own.pop("options", None)) is not None:
+            (keys,) = get_args(options.annotation)
+            shared = get_type_hints(keys, include_extras=True)
+        keywords = [
             Parameter(key, Parameter.KEYWORD_ONLY, default=False if key in _SWITCHES else None, annotation=hint)
             for key, hint in shared.items()
         ]
         rest = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own.values()]
-        function.__signature__ = Signature([*options, *rest])  # pyright: ignore[reportFunctionMemberAccess]
+        function.__signature__ = Signature([*keywords, *rest])  # pyright: ignore[reportFunctionMemberAccess]
         lines = "\n".join(("Example:" if len(examples) == 1 else "Examples:", *(f"  {each}" for each in examples)))
         return to.command(name=name, cls=_Command, epilog=f"\b\n{lines}")(function)
 
@@ -151,39 +160,23 @@ def _main(
     "segtrans run configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20",
     "segtrans run -s zoo:voc/pspnet-mobilenetv3s -t zoo:voc/deeplabv3plus-mobilenetv3s -a mi -a segtrans",
 )
-def run(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")
-    ] = None,
-    data: Annotated[str | None, _what(help="voc:PATH, cityscapes:PATH, …, photos.", **_DATA)] = None,
-    limit: Annotated[int | None, _what(metavar="N", help="Only the first so many images.")] = None,
-    **options: Unpack[RunOptions],
-) -> None:
+def run(**options: Unpack[FileOptions]) -> None:
     """Craft on every surrogate with every attack, score on every target."""
-    from segtrans.spec import read_config
-
-    values = read_config(config) if config is not None else {}
-    _run_with(values, {"data": data, "limit": limit, **options})
+    values, switches = _chosen(options)
+    raise typer.Exit(_run(values, **switches, data=None))
 
 
 @_command("segtrans plan configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20")
-def plan(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")
-    ] = None,
-    data: Annotated[str | None, _what(help="voc:PATH, cityscapes:PATH, …, photos.", **_DATA)] = None,
-    limit: Annotated[int | None, _what(metavar="N", help="Only the first so many images.")] = None,
-    **options: Unpack[RunOptions],
-) -> None:
+def plan(**options: Unpack[FileOptions]) -> None:
     """Show what a run with these options has to do, and what time and disk it will take, but do nothing of it."""
     from dataclasses import asdict
 
     from segtrans.bench import make_plan
     from segtrans.bench.estimate import estimate
-    from segtrans.spec import make_config, read_config
+    from segtrans.spec import make_config
 
-    values, switches = _chosen({"data": data, "limit": limit, **options})
-    found = estimate(make_plan(make_config((read_config(config) if config is not None else {}) | values)))
+    values, switches = _chosen(options)
+    found = estimate(make_plan(make_config(values)))
     if switches["as_json"]:
         _print_json(asdict(found))
         return
@@ -206,7 +199,8 @@ def attack(
     """Attack single photographs; each target's own clean prediction is the reference."""
     from segtrans.data.folder import files
 
-    _run_with({"pictures": len(images)}, {**options, "data": "images"}, files(images))
+    values, switches = _chosen({**options, "data": "images"})
+    raise typer.Exit(_run({"pictures": len(images)} | values, **switches, data=files(images)))
 
 
 @_command("segtrans demo", "segtrans demo --out runs/demo --quiet")
@@ -447,18 +441,17 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def _run_with(values: dict[str, Any], options: Mapping[str, Any], data: "Dataset | None" = None) -> NoReturn:
-    """Do a run with ``values`` and, before them, the keys among a command's ``options`` that were given."""
-    given, switches = _chosen(options)
-    raise typer.Exit(_run(values | given, **switches, data=data))
-
-
 def _chosen(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
-    """The configuration keys among a command's ``options`` that were given, and its switches."""
+    """The keys of a command's configuration, of which those among its ``options`` that were given come before those of
+    the file, and its switches.
+    """
+    from segtrans.spec import read_config
+
     given = {key: value for key, value in options.items() if value is not None}
     switches = {name: bool(given.pop(name, False)) for name in _SWITCHES}
     more = _settings(given.pop("settings", []))
-    return given | more, switches
+    values = read_config(given.pop("config")) if "config" in given else {}
+    return values | given | more, switches
 
 
 def _run(

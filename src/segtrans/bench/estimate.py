@@ -61,10 +61,7 @@ def estimate(plan: Plan) -> Estimate:
     image_bytes = sum(len(encode_png(to_pixels(image))) for image in noise) / len(samples)
     mask_bytes = sum(len(encode_png(mask.byte().numpy())) for mask in masks) / len(samples)
     unseen = [
-        (model, len(images))
-        for model in plan.models
-        for images in plan.slices
-        if not plan.store.shard_path(plan.clean_name(model, images)).exists()
+        (model, len(images)) for model in plan.models for images in plan.slices if not plan.is_seen(model, images)
     ]
     kept = len(plan.data) if plan.config.save_images else len(plan.pictured)
     passes = [*unseen, *((target, len(unit.images)) for unit, (_, targets) in left.items() for target in targets)]

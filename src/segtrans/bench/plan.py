@@ -114,6 +114,10 @@ class Plan:
         slices = [images for images in self.slices if images.start in unit.images]
         return [(name, images) for name in dict.fromkeys((unit.trial.surrogate, *self.targets)) for images in slices]
 
+    def is_seen(self, model: str, images: range) -> bool:
+        """Whether a model's clean predictions of some images are there."""
+        return self.store.shard_path(self.clean_name(model, images)).exists()
+
     def is_crafted(self, unit: Unit) -> bool:
         """Whether a unit's adversarial images are made, as far as the record of it tells."""
         return self.store.shard_path(self.unit_name(unit)).exists()

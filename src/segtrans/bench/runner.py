@@ -105,7 +105,7 @@ def finish(
 
     with exact(plan.device):
         views = {(m, images): plan.clean_identity(m, images) for m in plan.models for images in plan.slices}
-        _share(plan, views, look, lambda view: plan.store.shard_path(plan.clean_name(*view)).exists(), stop, first)
+        _share(plan, views, look, lambda view: plan.is_seen(*view), stop, first)
         clean = {view: found[view] for view in views if view in found}
         if len(clean) == len(views):
             _check_usable(plan, clean)

@@ -199,15 +199,11 @@ class UnitWork:
 
     def finish(self) -> tuple[Shard, dict[str, Shard]]:
         """Do what is missing; what was crafted, and a score per target."""
-        # Images that are still needed: all of them for a new score, those to be drawn in any case.
-        needed = None if self.parts else set(self.plan.pictured)
-        whole = self.crafted is not None and self._on_disk(needed)
-        if not whole or self.parts:
+        drawable = self._drawable()
+        if self.parts or not drawable:
             self.plan.check_device()
-        if not whole:
-            self._craft()
-        elif self.parts:
-            self._reread()
+            if not (drawable and self._reread()):
+                self._craft()
         assert self.crafted is not None
         for target, parts in self.parts.items():
             tensors: dict[str, Tensor] = {}
@@ -223,13 +219,13 @@ class UnitWork:
             self.scores[target] = shard
         return self.crafted, self.scores
 
-    def _on_disk(self, needed: set[str] | None) -> bool:
-        """Whether the adversarial images, or those of them that are needed, are there and can be read."""
-        images = self.crafted.header["images"] if self.crafted is not None else ()
+    def _drawable(self) -> bool:
+        """Whether the unit is crafted, and those of its images that are to be drawn can be read."""
+        if self.crafted is None:
+            return False
         try:
-            for image in images:
-                if needed is None or image in needed:
-                    read_image(self.path(image))
+            for image in {*self.crafted.header["images"]} & {*self.plan.pictured}:
+                read_image(self.path(image))
         except DataError:
             return False
         return True
@@ -299,15 +295,22 @@ class UnitWork:
             pixels = self.plan.store.keep_image(self.path(sample.name), pixels)
         return sample, pixels
 
-    def _reread(self) -> None:
-        """Score adversarial images that are on disk."""
+    def _reread(self) -> bool:
+        """Score the adversarial images on disk; false, and nothing is scored, if one is not there or damaged."""
         assert self.crafted is not None
         lost: list[tuple[str, str]] = []
-        for samples in _ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), lost)):
-            self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
+        try:
+            for samples in _ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), lost)):
+                self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
+        except DataError:
+            for found in (self.parts, self.scored, self.failures):
+                for values in found.values():
+                    values.clear()
+            return False
         for failures in self.failures.values():
             failures += lost
         self.complete = not lost
+        return True
 
     def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
         if not kept:

@@ -13,6 +13,7 @@ from segtrans.attack import Attack, Model
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number
 from segtrans.interop.foreign import Foreign
+from segtrans.logits import predicted_classes
 
 if TYPE_CHECKING:
     from segtrans.worst import AnyAttack
@@ -61,7 +62,7 @@ def as_foolbox(attack: "AnyAttack", *, share: float = 0.5, seed: int = 0) -> Cal
             found.append(low + (high - low) * within(lambda z: fmodel(low + (high - low) * z), x, labels, seed=seed))
         valid = labels != VOID
         with torch.no_grad():
-            right = torch.stack([(fmodel(images).argmax(1) == labels) & valid for images in found])
+            right = torch.stack([(predicted_classes(fmodel(images)) == labels) & valid for images in found])
         hit = right if _targeted(attack) else ~right & valid
         success = hit.sum((2, 3)) >= share * valid.sum((1, 2))
         return (found, found, success) if several else (found[0], found[0], success[0])

@@ -27,6 +27,7 @@ from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import MissingError, SegtransError, UsageError, check_number, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
+from segtrans.logits import finite_images, predicted_classes
 from segtrans.random import derive, image_keys
 from segtrans.threat import L2, LInf, Threat
 
@@ -205,10 +206,10 @@ class Foreign:
         with torch.no_grad():
             logits = model(image)
         check_logits(logits, image)
-        if not logits.isfinite().all():
+        if not finite_images(logits).all():
             return image, False, True, 0
         if labels is None:
-            labels = logits.max(1).indices
+            labels = predicted_classes(logits)
         check_classes(labels, logits.shape[1])
         if self.threat.radius == 0 or bool((labels == VOID).all()):
             return image, True, False, 0
