@@ -38,6 +38,7 @@ from segtrans.catalogue import attack
 from segtrans.data import load_data
 from segtrans.data.base import resize
 from segtrans.io import to_tensor
+from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import load_model
 from segtrans.spec import make_config
 
@@ -374,6 +375,25 @@ def scaling(on: Setting) -> Iterator[Row]:
         yield Row("scaling", name, on.seconds(partial(many, on.model, x)), "seconds per image")
 
 
+def kernels(on: Setting) -> Iterator[Row]:
+    """What one call of our own and of others' takes on logits of 21 classes and on a gradient, the least of thirty."""
+    random = torch.Generator().manual_seed(0)
+    shape = (on.batch, 21, on.size, on.size)
+    logits = torch.randn(shape, generator=random).to(on.device)
+    gradient = torch.randn((on.batch, 3, *shape[2:]), generator=random).to(on.device)
+    for what, call in (
+        ("argmax(1)", lambda: logits.argmax(1)),
+        ("max(1)", lambda: logits.max(1)),
+        ("amax(1)", lambda: logits.amax(1)),
+        ("predicted_classes", lambda: predicted_classes(logits)),
+        ("isfinite().all()", lambda: logits.isfinite().flatten(1).all(1)),
+        ("finite_images", lambda: finite_images(logits)),
+        ("vector_norm(inf)", lambda: torch.linalg.vector_norm(gradient.flatten(1), float("inf"), dim=1)),
+        ("abs().amax(1)", lambda: gradient.abs().flatten(1).amax(1)),
+    ):
+        yield Row("kernels", what, 1000 * min(on.seconds(call) for _ in range(30)), "ms")
+
+
 def startup(on: Setting) -> Iterator[Row]:
     """Seconds until there is something to see, median of five."""
     torch_only = _python("import torch")
@@ -403,7 +423,8 @@ def _python(code: str) -> float:
 
 
 SECTIONS = {
-    section.__name__: section for section in (loop, libraries, published, scores, pipeline, memory, scaling, startup)
+    section.__name__: section
+    for section in (kernels, loop, libraries, published, scores, pipeline, memory, scaling, startup)
 }
 
 
