@@ -30,6 +30,21 @@ class ZeroGradientWarning(UserWarning):
 
 
 @dataclass(frozen=True)
+class Evaluations:
+    """Gradient evaluations per image, known without running anything: forward and backward passes of one network.
+
+    Attributes:
+        preparation: before the first iteration.
+        per_iteration: K.
+        total: all of them.
+    """
+
+    preparation: int
+    per_iteration: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Result:
     """What an attack found.
 
@@ -115,7 +130,7 @@ class Attack:
     @property
     def evaluations_per_iteration(self) -> int:
         """K: gradient evaluations (forward and backward passes of one image) per iteration on a single surrogate."""
-        return self._evaluations_per_iteration(1)
+        return self.evaluations_on(1).per_iteration
 
     @property
     def preparation(self) -> int:
@@ -125,14 +140,12 @@ class Attack:
     @property
     def evaluations(self) -> int:
         """Gradient evaluations per image on a single surrogate, known without running anything."""
-        return self.evaluations_on(1)
+        return self.evaluations_on(1).total
 
-    def evaluations_on(self, members: int) -> int:
+    def evaluations_on(self, members: int) -> Evaluations:
         """Gradient evaluations per image on an ensemble of so many members, each of which counts for itself."""
-        return self.preparation + self.iterations * self._evaluations_per_iteration(members)
-
-    def _evaluations_per_iteration(self, members: int) -> int:
-        return _cost(self.gradients, members, self.copies * passes(self.transforms))
+        each = _cost(self.gradients, members, self.copies * passes(self.transforms))
+        return Evaluations(self.preparation, each, self.preparation + self.iterations * each)
 
     @property
     def shared(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtrans.attack import Attack, Model, Result
+from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
@@ -66,21 +66,26 @@ class WorstCase:
     @property
     def evaluations_per_iteration(self) -> int:
         """Gradient evaluations for one iteration of every attack."""
-        return sum(attack.evaluations_per_iteration for attack in self.attacks)
+        return self.evaluations_on(1).per_iteration
 
     @property
     def preparation(self) -> int:
         """Gradient evaluations before the first iteration, of all attacks."""
-        return sum(attack.preparation for attack in self.attacks)
+        return self.evaluations_on(1).preparation
 
     @property
     def evaluations(self) -> int:
         """Gradient evaluations per image, of all attacks."""
-        return self.evaluations_on(1)
+        return self.evaluations_on(1).total
 
-    def evaluations_on(self, members: int) -> int:
+    def evaluations_on(self, members: int) -> Evaluations:
         """As :meth:`Attack.evaluations_on`, of all attacks."""
-        return sum(attack.evaluations_on(members) for attack in self.attacks)
+        found = [attack.evaluations_on(members) for attack in self.attacks]
+        return Evaluations(
+            sum(one.preparation for one in found),
+            sum(one.per_iteration for one in found),
+            sum(one.total for one in found),
+        )
 
     @property
     def shared(self) -> bool:

@@ -21,6 +21,8 @@ from segtrans.bench.summary import Key, class_means, comparison, key, summary
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
+from segtrans.report import write_page
+from segtrans.report.content import ranking
 from segtrans.spec import make_config
 
 CLASSES = 4
@@ -355,6 +357,24 @@ def test_attacks_are_compared_pair_by_pair_and_replicate_by_replicate() -> None:
     assert row["surrogates"] == pytest.approx({"a": 0.2, "c": -0.1})
 
 
+def test_leads_are_told_apart_by_block() -> None:
+    cells = [
+        made(attack, s, t, value, block)
+        for attack, values in {"mi": (0.3, 0.2, 0.5), "di": (0.5, 0.1, 0.9)}.items()
+        for value, (s, t, block) in zip(
+            values,
+            [("a", "b", "other backbone"), ("c", "b", "other backbone"), ("a", "d", "same backbone")],
+            strict=True,
+        )
+    ]
+    (row,) = comparison(cells, drawn(cells, 0.2), "mi")
+    assert [*row["blocks"]] == ["other backbone", "same backbone"]
+    assert row["asr_miou"] == pytest.approx((0.2 - 0.1 + 0.4) / 3)
+    assert [lead["pairs"] for lead in row["blocks"].values()] == [2, 1]
+    assert [lead["asr_miou"] for lead in row["blocks"].values()] == pytest.approx([0.05, 0.4])
+    assert row["blocks"]["same backbone"]["asr_miou_interval"] == pytest.approx([0.4, 0.4])
+
+
 def test_a_run_with_a_baseline_compares_and_one_without_does_not(go: Callable[..., dict[str, Any]]) -> None:
     result = go(attacks=["noise", "bim", "mi"], baseline="noise")
     assert [row["attack"] for row in result["comparison"]] == ["bim", "mi"]
@@ -554,6 +574,20 @@ def test_costs_tell_of_gradients_before_the_first_iteration(go: Callable[..., di
     assert {name: [found[names[0]], found[names[1]]] for name, found in result["attacks"].items()} == {
         name: counts[:2] for name, counts in expected.items()
     }
+
+
+def test_each_member_of_an_ensemble_costs_its_own_gradients(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    tuned = "variance(samples=2) + mi"
+    ensemble = Ensemble([toy("a:0"), toy("b:2")])
+    result = go(surrogates=["a:0", "both"], targets=["a:1"], attacks=["noise", "mi", tuned], models={"both": ensemble})
+    names = ("gradient_evaluations_per_iteration", "gradient_evaluations")
+    assert {(cost["attack"], cost["surrogate"]): tuple(cost[name] for name in names) for cost in result["costs"]} == {
+        ("noise", "a:0"): (0, 0), ("noise", "both"): (0, 0),
+        ("mi", "a:0"): (1, 3), ("mi", "both"): (2, 6),
+        (tuned, "a:0"): (3, 9), (tuned, "both"): (6, 18),
+    }  # fmt: skip
+    assert {r.attack: r.gradients for r in ranking(result)} == {"noise": "0", "mi": "1–2", tuned: "3–6"}
+    assert "each member of an ensemble counts" in write_page(tmp_path / "run").read_text(encoding="utf-8")
 
 
 class Narrow(nn.Module):

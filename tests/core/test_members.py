@@ -222,9 +222,9 @@ def test_every_member_is_an_evaluation(name: str, fuse: str) -> None:
         passes.clear()
         attack = read(text).configured(iterations=2)
         result = attack.perturb(ensemble, X, Y, chunk=2)
-        assert result.evaluations == attack.evaluations_on(3) == 2 * times * COSTS[name]
+        assert result.evaluations == attack.evaluations_on(3).total == 2 * times * COSTS[name]
         assert sum(passes) == len(X) * result.evaluations
-        assert attack.evaluations_on(1) == attack.evaluations
+        assert attack.evaluations_on(1).total == attack.evaluations
 
 
 def test_parts_around_and_inside_multiply() -> None:
@@ -232,10 +232,10 @@ def test_parts_around_and_inside_multiply() -> None:
     within = compose(*read("variance(samples=2)").gradients, VarianceReduced())
     for attack in (around, within):
         attack = compose(attack, Attack(iterations=2))
-        assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3) == 2 * 3 * 14
+        assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3).total == 2 * 3 * 14
     # Two passes for each of two copies, and one of the image as it is, 14 times.
     attack = compose(Warp(copies=2, descent=0.1), Neighbourhood(samples=3), VarianceReduced(), Attack(iterations=2))
-    assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3) == 2 * 14 * (2 * 2 * 3 + 1)
+    assert attack.perturb(ENSEMBLE, X, Y).evaluations == attack.evaluations_on(3).total == 2 * 14 * (2 * 2 * 3 + 1)
 
 
 ATTACKS = {

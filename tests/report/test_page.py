@@ -11,7 +11,7 @@ from segtrans.bench.summary import summary
 from segtrans.io import write_json
 from segtrans.report import html as page
 from segtrans.report import write_page, write_report
-from segtrans.report.content import command, costs, headline, percent, ranking, seconds, sentence, signed
+from segtrans.report.content import command, costs, ends, headline, percent, ranking, seconds, sentence, signed
 from segtrans.report.gallery import GALLERY_BYTES
 
 VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
@@ -116,7 +116,7 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
     ranked = ranking(document)
     assert [(r.attack, r.place) for r in ranked] == [("di", 1), ("mi", 2), ("segtrans", 3), ("noise", None)]
     assert ranked[0].seconds_per_image == pytest.approx(12.5 / 7)
-    assert [r.evaluations_per_iteration for r in ranked] == [1, 1, 1, 0]
+    assert [r.gradients for r in ranked] == ["1", "1", "1", "0"]
     assert headline(document) == (
         "di takes 40.0 % of the clean mIoU away on average over 2 pairs of models with other backbones "
         "(mi 20.0 %, noise 99.0 %)."
@@ -251,6 +251,9 @@ def test_a_baseline_gets_a_table_of_leads(tmp_path: Path) -> None:
     ours = next(row for row in document["comparison"] if row["attack"] == "segtrans")
     assert signed(ours["asr_miou"]) in words
     assert f"{ours['ahead']} of 2" in words
+    for block in ("other backbone", "same backbone"):
+        low, high = ours["blocks"][block]["asr_miou_interval"]
+        assert f"{signed(ours['blocks'][block]['asr_miou'])}{ends((low, high))}" in words
     make_run(tmp_path, images={})
     assert "Lead over" not in read(write_page(tmp_path)).words
 

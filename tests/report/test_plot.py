@@ -45,6 +45,20 @@ def test_the_front_is_what_nothing_as_cheap_surpasses(tmp_path: Path) -> None:
     assert "noise: no gradients, 90.0 %" in plot.words
 
 
+def test_a_mean_costs_what_its_pairs_cost(tmp_path: Path) -> None:
+    document = made(tmp_path, {"mi": 0.3}, {"mi": 10})
+    first, second = document["config"]["surrogates"]
+    for cost in document["costs"]:
+        cost["gradient_evaluations"] = 10 if cost["surrogate"] == first else 40
+    # Three pairs of the first surrogate, two of the second.
+    for cell in document["cells"]:
+        cell["block"] = "white box" if (cell["surrogate"], cell["target"]) == (second, second) else "other backbone"
+    assert [point.cost for point in points(document)] == [pytest.approx((3 * 10 + 2 * 40) / 5)]
+    for cell in document["cells"]:
+        cell["block"] = "white box" if cell["surrogate"] == second else "other backbone"
+    assert [point.cost for point in points(document)] == [10]
+
+
 def boxes(plot: Plot) -> list[tuple[float, float, float, float]]:
     found = []
     for text in plot.texts:

@@ -53,7 +53,7 @@ def estimate(plan: Plan) -> Estimate:
         left = {unit: _left(plan, unit) for unit in plan.units}
         backward = {
             name: _seconds(partial(ascent.perturb, plan.models[name], x, seed=0), x)
-            / ascent.evaluations_on(len(members(plan.models[name])))
+            / ascent.evaluations_on(len(members(plan.models[name]))).total
             for name in {unit.trial.surrogate for unit, (evaluations, _) in left.items() if evaluations}
         }
     noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, seed=0).adversarial

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from segtrans.attack import Evaluations
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
@@ -139,8 +140,11 @@ class Plan:
 
     def evaluations(self, unit: Unit) -> int:
         """Gradient evaluations that a unit asks for, over all of its images."""
-        model = self.models[unit.trial.surrogate]
-        return len(unit.images) * self.attacks[unit.trial.attack].evaluations_on(len(members(model)))
+        return len(unit.images) * self.evaluations_per_image(unit.trial).total
+
+    def evaluations_per_image(self, trial: Trial) -> Evaluations:
+        """What an attack asks of a surrogate, which may be an ensemble."""
+        return self.attacks[trial.attack].evaluations_on(len(members(self.models[trial.surrogate])))
 
     def images_identity(self, images: range) -> str:
         """Everything that decides what models are shown: some of the data, and their size."""

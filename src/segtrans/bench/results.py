@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import segtrans
+from segtrans.attack import Evaluations
 from segtrans.bench.identity import members, versions
 from segtrans.bench.plan import Plan, Trial, Unit
 from segtrans.bench.runner import Outcome
@@ -171,7 +172,7 @@ def _pictures(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _cost(plan: Plan, trial: Trial, shard: Shard) -> dict[str, Any]:
-    header, attack = shard.header, plan.attacks[trial.attack]
+    header = shard.header
     images = len(header["images"]) + len(header["failures"])
     return {
         "surrogate": trial.surrogate,
@@ -179,7 +180,7 @@ def _cost(plan: Plan, trial: Trial, shard: Shard) -> dict[str, Any]:
         "seed": trial.seed,
         "images": images,
         "gradient_evaluations": header["evaluations"],
-        **_gradients(attack),
+        **_gradients(plan.attacks[trial.attack], plan.evaluations_per_image(trial)),
         "seconds": header["seconds"],
         "seconds_per_image": header["seconds"] / images if images else math.nan,
         "peak_memory": header["peak_memory"],
@@ -212,14 +213,14 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
         "step_size": attack.alpha,
-        **_gradients(attack),
+        **_gradients(attack, attack.evaluations_on(1)),
     }
 
 
-def _gradients(attack: AnyAttack) -> dict[str, int]:
+def _gradients(attack: AnyAttack, asked: Evaluations) -> dict[str, int]:
     return {
-        "gradient_evaluations_per_iteration": attack.evaluations_per_iteration if attack.iterations else 0,
-        "gradient_evaluations_of_preparation": attack.preparation,
+        "gradient_evaluations_per_iteration": asked.per_iteration if attack.iterations else 0,
+        "gradient_evaluations_of_preparation": asked.preparation,
     }
 
 

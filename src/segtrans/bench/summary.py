@@ -50,8 +50,9 @@ def summary(cells: Sequence[Cell], replicates: Replicates) -> list[dict[str, Any
 
 
 def comparison(cells: Sequence[Cell], replicates: Replicates, baseline: str) -> list[dict[str, Any]]:
-    """Per other attack, its mean lead over ``baseline`` on the pairs, seeds and images that both were scored on, over
-    all of transfer: every pair but white-box ones, whatever its block. ``ahead`` counts surrogates with a lead.
+    """Per other attack, its mean lead over ``baseline`` on the pairs, seeds and images that both were scored on: over
+    all of transfer, which is every pair but white-box ones, and in ``blocks`` over each of its blocks. ``ahead`` counts
+    the surrogates with a lead over all of transfer.
     """
     transfer = {key(cell): cell for cell in cells if cell["block"] != WHITE_BOX and _defined(cell, HEADLINES[0])}
     rows: list[dict[str, Any]] = []
@@ -59,18 +60,32 @@ def comparison(cells: Sequence[Cell], replicates: Replicates, baseline: str) -> 
         both = [(k, (baseline, *k[1:])) for k in transfer if k[0] == attack and (baseline, *k[1:]) in transfer]
         if attack == baseline or not both:
             continue
-        leads: defaultdict[str, list[float]] = defaultdict(list)
+        surrogates: defaultdict[str, list[float]] = defaultdict(list)
+        blocks: defaultdict[str, list[tuple[Key, Key]]] = defaultdict(list)
         for ours, theirs in both:
-            leads[ours[1]].append(transfer[ours]["asr_miou"] - transfer[theirs]["asr_miou"])
-        row: dict[str, Any] = {"attack": attack, "pairs": len({k[1:3] for k, _ in both})}
-        for name in HEADLINES:
-            known = [(o, t) for o, t in both if _defined(transfer[o], name) and _defined(transfer[t], name)]
-            row[name] = _mean([transfer[o][name] - transfer[t][name] for o, t in known])
-            row[f"{name}_interval"] = _interval([replicates[o][name] - replicates[t][name] for o, t in known])
-        row["surrogates"] = {surrogate: statistics.fmean(values) for surrogate, values in leads.items()}
-        row["ahead"] = sum(lead > 0 for lead in row["surrogates"].values())
-        rows.append(row)
+            surrogates[ours[1]].append(transfer[ours]["asr_miou"] - transfer[theirs]["asr_miou"])
+            blocks[transfer[ours]["block"]].append((ours, theirs))
+        leads = {surrogate: statistics.fmean(values) for surrogate, values in surrogates.items()}
+        rows.append(
+            {
+                "attack": attack,
+                **_lead(both, transfer, replicates),
+                "surrogates": leads,
+                "ahead": sum(lead > 0 for lead in leads.values()),
+                "blocks": {b: _lead(blocks[b], transfer, replicates) for b in TRANSFER if b in blocks},
+            }
+        )
     return rows
+
+
+def _lead(both: Sequence[tuple[Key, Key]], cells: Mapping[Key, Cell], replicates: Replicates) -> dict[str, Any]:
+    """The mean difference of the first to the second cell of each pair, in each headline measure."""
+    lead: dict[str, Any] = {"pairs": len({key[1:3] for key, _ in both})}
+    for name in HEADLINES:
+        known = [(o, t) for o, t in both if _defined(cells[o], name) and _defined(cells[t], name)]
+        lead[name] = _mean([cells[o][name] - cells[t][name] for o, t in known])
+        lead[f"{name}_interval"] = _interval([replicates[o][name] - replicates[t][name] for o, t in known])
+    return lead
 
 
 def class_means(cells: Sequence[Cell], ious: Mapping[Key, Tensor]) -> list[dict[str, Any]]:

@@ -281,7 +281,7 @@ class UnitWork:
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
             # Other libraries' attacks do not know beforehand.
-            "evaluations": attack.evaluations_on(len(members(surrogate))) if attack.attacks else spent,
+            "evaluations": attack.evaluations_on(len(members(surrogate))).total if attack.attacks else spent,
         }
         self.crafted = Shard({}, header)
         if self.complete:

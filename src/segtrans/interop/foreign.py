@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segtrans.attack import Attack, Model, Result
+from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import MissingError, SegtransError, UsageError, check_number, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
@@ -139,9 +139,11 @@ class Foreign:
         image, weight = (torch.rand(shape, generator=generator) for shape in ((1, 3, 16, 16), (5, 3, 3, 3)))
         return self.perturb(lambda z: F.conv2d(z - 0.5, 10 * (weight - 0.5), padding=1), image).evaluations
 
-    def evaluations_on(self, members: int) -> int:
-        """As :attr:`evaluations`, on an ensemble of so many members, each of which counts for itself."""
-        return members * self.evaluations
+    def evaluations_on(self, members: int) -> Evaluations:
+        """As :meth:`Attack.evaluations_on`, from that trial."""
+        return Evaluations(
+            members * self.preparation, members * self.evaluations_per_iteration, members * self.evaluations
+        )
 
     @property
     def evaluations_per_iteration(self) -> int:

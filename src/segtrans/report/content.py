@@ -133,20 +133,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One attack of the ranking; ``place`` is None for controls, which are no competitors."""
+    """One attack of the ranking; ``place`` is None for controls, which are no competitors. Gradient evaluations are
+    what each surrogate took, since each member of an ensemble counts.
+    """
 
     attack: str
     title: str
     place: int | None
     scores: dict[str, Scores]
-    evaluations_per_iteration: int
-    preparation: int
+    evaluations_per_iteration: set[int]
+    preparation: set[int]
     seconds_per_image: float | None
 
     @property
     def gradients(self) -> str:
         """Gradient evaluations per iteration, and after a plus those before the first."""
-        return f"{self.evaluations_per_iteration}{f' +{self.preparation}' if self.preparation else ''}"
+        return _span(self.evaluations_per_iteration) + (f" +{_span(self.preparation)}" if self.prepared else "")
+
+    @property
+    def prepared(self) -> bool:
+        return any(self.preparation)
+
+    @property
+    def differs(self) -> bool:
+        """Whether surrogates took different numbers of gradients."""
+        return max(len(self.evaluations_per_iteration), len(self.preparation)) > 1
 
 
 def ranked_blocks(document: Document) -> list[str]:
@@ -159,14 +170,11 @@ def ranking(document: Document) -> list[Ranked]:
     """Attacks by mean ``asr_miou`` in the first of the blocks, ties by the next; undefined is last, controls after."""
     scores: dict[str, dict[str, Scores]] = {attack: {} for attack in document["attacks"]}
     for entry in document["summary"]:
-        scores[entry["attack"]][entry["block"]] = Scores(
-            entry["asr_miou"],
-            entry["asr_pixel"],
-            entry["pairs"],
-            _ends(entry["asr_miou_interval"]),
-            _ends(entry["asr_pixel_interval"]),
-        )
+        scores[entry["attack"]][entry["block"]] = _scores(entry)
     blocks = ranked_blocks(document)
+    spent: dict[str, list[dict[str, Any]]] = {attack: [] for attack in document["attacks"]}
+    for unit in document["costs"]:
+        spent[unit["attack"]].append(unit)
 
     def strength(attack: str) -> tuple[bool, list[float]]:
         means = [scores[attack][block].asr_miou if block in scores[attack] else None for block in blocks]
@@ -178,9 +186,9 @@ def ranking(document: Document) -> list[Ranked]:
             title=document["attacks"][attack]["title"],
             place=None if is_control(document, attack) else place,
             scores=scores[attack],
-            evaluations_per_iteration=document["attacks"][attack]["gradient_evaluations_per_iteration"],
-            preparation=document["attacks"][attack]["gradient_evaluations_of_preparation"],
-            seconds_per_image=_seconds_per_image(unit for unit in document["costs"] if unit["attack"] == attack),
+            evaluations_per_iteration={unit["gradient_evaluations_per_iteration"] for unit in spent[attack]},
+            preparation={unit["gradient_evaluations_of_preparation"] for unit in spent[attack]},
+            seconds_per_image=_seconds_per_image(spent[attack]),
         )
         for place, attack in enumerate(sorted(document["attacks"], key=strength, reverse=True), 1)
     ]
@@ -202,6 +210,21 @@ def headline(document: Document) -> str:
     return f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}" + (
         f" ({', '.join(compared)})." if compared else "."
     )
+
+
+def _scores(entry: dict[str, Any]) -> Scores:
+    return Scores(
+        entry["asr_miou"],
+        entry["asr_pixel"],
+        entry["pairs"],
+        _ends(entry["asr_miou_interval"]),
+        _ends(entry["asr_pixel_interval"]),
+    )
+
+
+def _span(counts: set[int]) -> str:
+    """The number, or the fewest and the most."""
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "–"
 
 
 def _seconds_per_image(costs: Iterable[dict[str, Any]]) -> float | None:
@@ -268,16 +291,13 @@ def class_drops(document: Document) -> list[ClassDrops]:
 
 @dataclass(frozen=True)
 class Lead:
-    """An attack's mean lead over the baseline over all pairs of transfer, in the same measures, and on how many of the
-    surrogates it is ahead in ``asr_miou``.
+    """An attack's mean lead over the baseline in the same measures, over all pairs of transfer and over those of each
+    block, and on how many of the surrogates it is ahead in ``asr_miou``.
     """
 
     attack: str
-    pairs: int
-    asr_miou: float | None
-    asr_miou_interval: Interval | None
-    asr_pixel: float | None
-    asr_pixel_interval: Interval | None
+    overall: Scores
+    blocks: dict[str, Scores]
     ahead: int
     surrogates: int
 
@@ -287,17 +307,22 @@ def leads(document: Document) -> list[Lead]:
     found = [
         Lead(
             attack=row["attack"],
-            pairs=row["pairs"],
-            asr_miou=row["asr_miou"],
-            asr_miou_interval=_ends(row["asr_miou_interval"]),
-            asr_pixel=row["asr_pixel"],
-            asr_pixel_interval=_ends(row["asr_pixel_interval"]),
+            overall=_scores(row),
+            blocks={block: _scores(lead) for block, lead in row["blocks"].items()},
             ahead=row["ahead"],
             surrogates=len(row["surrogates"]),
         )
         for row in document["comparison"]
     ]
-    return sorted(found, key=lambda lead: -math.inf if lead.asr_miou is None else lead.asr_miou, reverse=True)
+    return sorted(
+        found, key=lambda lead: -math.inf if lead.overall.asr_miou is None else lead.overall.asr_miou, reverse=True
+    )
+
+
+def lead_blocks(document: Document) -> list[str]:
+    """The blocks in which leads are shown apart; none where there is only one, which is all there is."""
+    found = [block for block in ranked_blocks(document) if any(block in lead.blocks for lead in leads(document))]
+    return found if len(found) > 1 else []
 
 
 def signed(value: float | None) -> str:

@@ -118,6 +118,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "blocks": content.ranked_blocks(document),
         "ranking": content.ranking(document),
         "leads": content.leads(document),
+        "lead_blocks": content.lead_blocks(document),
         "plots": plots(document),
         "curves": curves(document),
         "targets": content.targets(document),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from segtrans.report import content
-from segtrans.report.content import Document, Interval, costs, percent, ranked_blocks, ranking, shortened
+from segtrans.report.content import Document, Interval, costs, pairs, percent, ranked_blocks, ranking, shortened
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -21,7 +21,7 @@ _DODGE = 10  # between points of equal cost
 
 @dataclass(frozen=True)
 class Point:
-    """An attack: gradient evaluations per image, mean success with its interval, and whether nothing that costs as
+    """An attack: mean gradient evaluations per image, mean success with its interval, and whether nothing that costs as
     little is better.
     """
 
@@ -96,16 +96,19 @@ class Plot:
 def points(document: Document) -> list[Point]:
     """Every attack with a mean in the ranking's first block, the strongest first, controls last."""
     block = ranked_blocks(document)[0]
-    spent: dict[str, list[int]] = {}
-    for cost in costs(document):
-        spent.setdefault(cost.attack, []).append(cost.gradient_evaluations)
+    spent = {(cost.attack, cost.surrogate): cost.gradient_evaluations for cost in costs(document)}
+    # What the scores that the mean is about cost: a surrogate counts as often as it was scored.
+    paid: dict[str, list[int]] = {}
+    for (attack, surrogate, _), pair in pairs(document).items():
+        if pair.block == block and pair.asr_miou is not None:
+            paid.setdefault(attack, []).append(spent[attack, surrogate])
     found: list[Point] = []
     for ranked in ranking(document):
         score = ranked.scores.get(block)
-        if score is None or score.asr_miou is None or ranked.attack not in spent:
+        if score is None or score.asr_miou is None or ranked.attack not in paid:
             continue
         interval = score.asr_miou_interval or (score.asr_miou, score.asr_miou)
-        found.append(Point(ranked.attack, fmean(spent[ranked.attack]), score.asr_miou, interval, False))
+        found.append(Point(ranked.attack, fmean(paid[ranked.attack]), score.asr_miou, interval, False))
     best = -math.inf
     front: set[str] = set()
     for point in sorted((p for p in found if p.cost), key=lambda p: (p.cost, -p.value)):

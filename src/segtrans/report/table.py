@@ -34,7 +34,11 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         console.print("no attack was finished, so there is nothing to show", soft_wrap=True)
         return
     console.print(_fitting(_ranking(values), console))
-    if any(ranked.preparation for ranked in content.ranking(values)):
+    if any(ranked.differs for ranked in content.ranking(values)):
+        console.print(
+            "two numbers of grads: the fewest and the most; each member of an ensemble counts", soft_wrap=True
+        )
+    if any(ranked.prepared for ranked in content.ranking(values)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
     if content.leads(values):
         console.print(_fitting(_leads(values), console))
@@ -90,13 +94,18 @@ def _leads(document: content.Document) -> Table:
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("asr_pixel", justify="right", no_wrap=True)
     table.add_column("ahead on\nsurrogates", justify="right", no_wrap=True)
+    blocks = content.lead_blocks(document)[:MOST_BLOCKS]
+    for block in blocks:
+        table.add_column("\n".join(block.split()), justify="right", no_wrap=True)
     for lead in content.leads(document):
+        overall = lead.overall
         table.add_row(
             Text(lead.attack),
-            content.signed(lead.asr_miou),
-            content.ends(lead.asr_miou_interval),
-            content.signed(lead.asr_pixel),
+            content.signed(overall.asr_miou),
+            content.ends(overall.asr_miou_interval),
+            content.signed(overall.asr_pixel),
             f"{lead.ahead} of {lead.surrogates}",
+            *(content.signed(lead.blocks[b].asr_miou if b in lead.blocks else None) for b in blocks),
         )
     return table
 
