@@ -460,7 +460,7 @@ def _run(
     """Do a run, show it, and return its exit code."""
     from segtrans.bench import do, make_plan
     from segtrans.bench.engines import leads
-    from segtrans.report import write_report
+    from segtrans.report import content, write_report
     from segtrans.report.table import print_tables
     from segtrans.spec import make_config
 
@@ -487,9 +487,9 @@ def _run(
     if not quiet:
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False)
-    for failure in outcome.failures:
+    for failure in content.failures(result):
         errors.print(
-            f"failed: {failure.image} ({failure.where}): {failure.reason}",
+            f"failed: {failure.named} ({failure.where}): {failure.reason}",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -22,7 +22,7 @@ from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
 from segtrans.report import write_page
-from segtrans.report.content import ranking
+from segtrans.report.content import failures, fewer_pairs, ranking
 from segtrans.spec import make_config
 
 CLASSES = 4
@@ -588,6 +588,21 @@ def test_each_member_of_an_ensemble_costs_its_own_gradients(go: Callable[..., di
     }  # fmt: skip
     assert {r.attack: r.gradients for r in ranking(result)} == {"noise": "0", "mi": "1–2", tuned: "3–6"}
     assert "each member of an ensemble counts" in write_page(tmp_path / "run").read_text(encoding="utf-8")
+
+
+def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..., dict[str, Any]]) -> None:
+    models = {"both": Ensemble([toy("a:0"), toy("b:2")])}
+    result = go(surrogates=["both", "a:0"], targets=["a:1"], attacks=["mi", "fia"], models=models)
+    assert {(c["surrogate"], c["attack"]) for c in result["cells"]} == {("both", "mi"), ("a:0", "mi"), ("a:0", "fia")}
+    (failure,) = failures(result)
+    reason = "FeatureImportance prepares itself on one network; the surrogate is an ensemble"
+    assert failure.reason == f"attack 'fia' is not for 'both': {reason}"
+    assert (len(failure.images), failure.named.count(",")) == (6, 2)
+    assert failure.named.endswith(" and 3 more")
+    (cost,) = [c for c in result["costs"] if (c["surrogate"], c["attack"]) == ("both", "fia")]
+    assert (cost["images"], cost["gradient_evaluations"], cost["seconds_per_image"]) == (0, 0, None)
+    assert fewer_pairs(result) == ["fia (1 of 2 in same backbone)"]
+    assert not result["interrupted"]
 
 
 class Narrow(nn.Module):

@@ -30,7 +30,13 @@ def test_ranking_and_pairs_fit_into_80_columns(tmp_path: Path) -> None:
     assert "made on deeplabv3plus-efficientnetlite1" in text
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 200])
+HEADERS = {
+    *("attack", "in", "asr_miou", "asr_pixel", "other", "same", "backbone", "grads", "per", "it", "seconds", "image"),
+    *("lead", "over", "mi", "points", "interval", "ahead", "on", "surrogates", "scored"),
+}
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 70, 80, 200])
 def test_narrow_terminals_get_fewer_columns(tmp_path: Path, width: int) -> None:
     targets = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(6)]
     attacks = ["noise", "mi", "segpgd + remap(grid=2) + mi(decay=0.9)"]
@@ -44,7 +50,11 @@ def test_narrow_terminals_get_fewer_columns(tmp_path: Path, width: int) -> None:
     assert "…" not in text
     names = "".join(line if width == 200 else line[:17] for line in tables).replace(" ", "")
     assert all("".join(attack.split()) in names for attack in attacks)
-    assert text.count("scored on") == 2 * (2 if width == 60 else 3 if width == 40 else 1)
+    heads = re.findall(r"(?:^ .*\n){1,3}(?=^ ─)", text, re.MULTILINE)
+    assert heads
+    assert {word for head in heads for word in re.findall("[a-z_]+", head)} <= HEADERS
+    assert text.count(" to ") == (2 if "interval" in text else 0)
+    assert text.count("scored on") == 2 * {40: 3, 50: 2, 60: 2}.get(width, 1)
     assert all(f"({i})" in text for i in range(1, 7))
     assert ("per image" in text) == (width >= 80)
 

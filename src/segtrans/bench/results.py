@@ -173,13 +173,13 @@ def _pictures(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
 
 def _cost(plan: Plan, trial: Trial, shard: Shard) -> dict[str, Any]:
     header = shard.header
-    images = len(header["images"]) + len(header["failures"])
+    images = header["attacked"]
     return {
         "surrogate": trial.surrogate,
         "attack": trial.attack,
         "seed": trial.seed,
         "images": images,
-        "gradient_evaluations": header["evaluations"],
+        "gradient_evaluations": header["evaluations"] if images else 0,
         **_gradients(plan.attacks[trial.attack], plan.evaluations_per_image(trial)),
         "seconds": header["seconds"],
         "seconds_per_image": header["seconds"] / images if images else math.nan,

@@ -160,7 +160,7 @@ def _together(shards: Sequence[Shard]) -> Shard:
         return shards[0]
     headers = [shard.header for shard in shards]
     header = {**headers[0]}
-    for key, add in (("images", list), ("failures", list), ("seconds", float), ("stalled", int)):
+    for key, add in (("images", list), ("failures", list), ("seconds", float), ("attacked", int), ("stalled", int)):
         if key in header:
             header[key] = sum((part[key] for part in headers), add())
     for key in ("peak_memory", "evaluations"):

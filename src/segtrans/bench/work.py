@@ -239,7 +239,7 @@ class UnitWork:
         surrogate, attack = plan.models[trial.surrogate], plan.attacks[trial.attack]
         images: list[str] = []
         failures: list[tuple[str, str]] = []
-        stalled, seconds, spent = 0, 0.0, 0
+        attacked, stalled, seconds, spent = 0, 0, 0.0, 0
         _reset_memory(plan.device)
         task = self.progress.add_task(f"{trial.attack} on {surrogate.name}", total=len(unit.images))
         # What all images share is made on all of them at once.
@@ -251,15 +251,20 @@ class UnitWork:
             labels = [s.label for s in samples if s.label is not None]
             y = torch.stack(labels).to(plan.device) if labels else None
             started = time.perf_counter()
-            result, self.chunk = _fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
+            reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
+            try:
+                result, self.chunk = _fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
+            except ModelError as error:
+                # A network without residual blocks, say, is none for attacks that change them; others can do it.
+                result, reason = None, f"attack {trial.attack!r} is not for {trial.surrogate!r}: {error}"
             self.progress.advance(task, len(samples))
             if result is None:
-                reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
                 failures += [(sample.name, reason) for sample in samples]
                 continue
             grid = attack.threat.quantise(result.adversarial, x)
             synchronise(plan.device)
             seconds += time.perf_counter() - started
+            attacked += len(samples)
             stalled += int(result.stalled.sum())
             spent = max(spent, result.evaluations)
             failed = result.failed.tolist()
@@ -277,6 +282,7 @@ class UnitWork:
         header = {
             "images": images,
             "failures": failures + lost,
+            "attacked": attacked,
             "stalled": stalled,
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),

@@ -41,6 +41,7 @@ PROVENANCE = {
     "foreign": "another library's code",
 }
 
+_MOST_NAMES = 3
 
 _KIND = {
     OTHER_BACKBONE: "models with other backbones",
@@ -192,6 +193,18 @@ def ranking(document: Document) -> list[Ranked]:
         )
         for place, attack in enumerate(sorted(document["attacks"], key=strength, reverse=True), 1)
     ]
+
+
+def fewer_pairs(document: Document) -> list[str]:
+    """Attacks whose means are over fewer pairs than others', in words: they were not made on every surrogate, or are
+    undefined somewhere.
+    """
+    found: list[str] = []
+    for block in ranked_blocks(document):
+        counts = {r.attack: r.scores[block].pairs if block in r.scores else 0 for r in ranking(document)}
+        most = max(counts.values(), default=0)
+        found += [f"{attack} ({count} of {most} in {block})" for attack, count in counts.items() if count < most]
+    return found
 
 
 def headline(document: Document) -> str:
@@ -395,6 +408,28 @@ def costs(document: Document) -> list[Cost]:
         )
         for (attack, surrogate), units in groups.items()
     ]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Images that could not be used somewhere, all for the same reason."""
+
+    where: str
+    reason: str
+    images: list[str]
+
+    @property
+    def named(self) -> str:
+        """The first three images' names, and how many more there are."""
+        more = len(self.images) - _MOST_NAMES
+        return ", ".join(self.images[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def failures(document: Document) -> list[Failure]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for failure in document["failures"]:
+        groups.setdefault((failure["where"], failure["reason"]), []).append(failure["image"])
+    return [Failure(where, reason, images) for (where, reason), images in groups.items()]
 
 
 def clean_miou(document: Document, model: str) -> float | None:

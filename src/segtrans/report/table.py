@@ -40,6 +40,8 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         )
     if any(ranked.prepared for ranked in content.ranking(values)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
+    if fewer := content.fewer_pairs(values):
+        console.print(f"not over all pairs: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False)
     if content.leads(values):
         console.print(_fitting(_leads(values), console))
     targets = content.targets(values)
@@ -91,10 +93,12 @@ def _leads(document: content.Document) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=_NAME)
     table.add_column("asr_miou", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
+    # Intervals have blanks, at which they would be taken to break.
+    longest = max(len(content.ends(lead.overall.asr_miou_interval)) for lead in content.leads(document))
+    table.add_column("95 % interval", justify="right", no_wrap=True, min_width=longest)
     table.add_column("asr_pixel", justify="right", no_wrap=True)
     table.add_column("ahead on\nsurrogates", justify="right", no_wrap=True)
-    blocks = content.lead_blocks(document)[:MOST_BLOCKS]
+    blocks = content.lead_blocks(document)[:1]
     for block in blocks:
         table.add_column("\n".join(block.split()), justify="right", no_wrap=True)
     for lead in content.leads(document):
