@@ -1,7 +1,9 @@
 """Settings shared by all tests."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -13,3 +15,11 @@ settings.load_profile("segtrans")
 # the setting through the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def grad_mode() -> Iterator[None]:
+    """No test may end in another grad mode than it began in: the code it ran would have left its mode to its caller."""
+    yield
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()

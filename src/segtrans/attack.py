@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -93,6 +93,9 @@ class Attack:
         step_size: length of a step in the budget's norm: a number, ``"2/255"``, ``"eps/4"``, or ``"eps/T"`` for the
             budget divided by the number of iterations.
         random_start: begin at a random point of the budget instead of at the image.
+        precision: ``"bfloat16"`` has the surrogate multiply in that type (torch.autocast) where images are float32,
+            about twice as fast on processors that know it. It is another attack: the signs of a tenth of the gradient
+            change. Targets are scored in float32 all the same.
     """
 
     threat: Threat = field(default_factory=LInf)
@@ -106,6 +109,7 @@ class Attack:
     iterations: int = 10
     step_size: float | str = "eps/4"
     random_start: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, 0)
@@ -113,6 +117,8 @@ class Attack:
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
             raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(f"precision is {self.precision!r}; allowed are 'float32' and 'bfloat16'")
         if self.step.uses_remaining and not self.objective.uses_logits:
             step, objective = type(self.step).__name__, type(self.objective).__name__
             raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")

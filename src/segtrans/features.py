@@ -1,6 +1,6 @@
 """Layers inside a surrogate: how they are named, found and listened to."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -21,9 +21,11 @@ class _EnoughError(Exception):
     """Ends a forward pass of which only an inner layer was wanted."""
 
 
-def forward_with(layer: nn.Module, model: nn.Module, images: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
-    """Logits of ``images`` and the map (N, C, h, w) that ``layer`` returns; with ``stop`` the pass ends there and the
-    logits are empty.
+def forward_with(
+    layer: nn.Module, model: Callable[[Tensor], Tensor], images: Tensor, *, stop: bool
+) -> tuple[Tensor, Tensor]:
+    """Logits of ``images`` and the map (N, C, h, w) that ``layer``, a part of ``model``, returns; with ``stop`` the
+    pass ends there and the logits are empty.
 
     A layer that runs several times in one pass is listened to the first time.
 
@@ -35,11 +37,12 @@ def forward_with(layer: nn.Module, model: nn.Module, images: Tensor, *, stop: bo
     def listen(module: nn.Module, inputs: Any, output: Any) -> Any:
         if heard:
             return None
-        heard.append(output)
+        # Under autocast a layer returns another type than images have, in which features are too coarse to compare.
+        heard.append(output.to(images.dtype) if isinstance(output, Tensor) else output)
         if stop:
             raise _EnoughError
         # Whatever follows may work in place (ReLU does), which must not reach what was heard.
-        return output.clone() if isinstance(output, Tensor) else None
+        return heard[0].to(output.dtype, copy=True) if isinstance(output, Tensor) else None
 
     handle = layer.register_forward_hook(listen)
     try:

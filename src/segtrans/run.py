@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -136,10 +136,17 @@ class Run:
     def clean_logits(self) -> Tensor:
         """The surrogate's logits of the clean images, (N, C, H, W)."""
         with torch.no_grad():
-            parts = [(part, self.model(part)) for part in self.x.split(self.chunk)]
+            parts = [(part, self.logits(self.model, part)) for part in self.x.split(self.chunk)]
         for part, logits in parts:
             check_logits(logits, part)
         return torch.cat([logits for _, logits in parts])
+
+    def logits(self, model: "Model", images: Tensor) -> Tensor:
+        """What the surrogate, or a member of it, returns for images (B, 3, H, W), in the attack's precision."""
+        half = self.attack.precision == "bfloat16" and images.dtype == torch.float32
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            found = model(images)
+        return found.to(images.dtype) if half and isinstance(cast(Any, found), Tensor) else found
 
     @property
     def members(self) -> Sequence["Model"]:
@@ -333,11 +340,11 @@ class Run:
         """Logits and, where the objective names a layer, that layer's output."""
         objective = self.attack.objective
         if objective.layer is None:
-            return model(images), _nothing()
+            return self.logits(model, images), _nothing()
         if not isinstance(model, nn.Module):
             raise ModelError(f"the surrogate is a {type(model).__name__}; this objective needs a torch.nn.Module")
         layer = find_layer(model, objective.layer, self.x[:1])
-        return forward_with(layer, model, images, stop=not objective.uses_logits)
+        return forward_with(layer, partial(self.logits, model), images, stop=not objective.uses_logits)
 
     def check(self, logits: Tensor, images: Tensor) -> None:
         """ModelError unless ``logits`` are some of ``images`` at their size, UsageError for labels they do not know."""

@@ -122,7 +122,8 @@ def test_random_weights_are_reproducible_and_leave_the_random_state() -> None:
 def test_names_tell_weights_apart(tmp_path: Path) -> None:
     model = load_model(UNET)
     assert (model.name, model.backbone) == ("unet/resnet18[random]", "resnet18")
-    save_file(model.network.state_dict(), tmp_path / "robust.safetensors")
+    state = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    save_file(state, tmp_path / "robust.safetensors")
     for spec in (
         f"smp:unet/resnet18?weights={tmp_path}/robust.safetensors&classes=3",
         f"file:{tmp_path}/robust.safetensors?arch=smp:unet/resnet18&classes=3",

@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from segtrans.errors import DataError, MissingError
@@ -42,7 +43,10 @@ def pull_run(repo: str, folder: str | Path, **options: Any) -> Path:
 def push_weights(model: SegModel, repo: str, *, private: bool = True, **options: Any) -> str:
     """Put a model's weights into a model repository; arguments and errors as of :func:`push_run`."""
     with TemporaryDirectory() as folder:
-        tensors = {name: value.detach().cpu().clone() for name, value in model.network.state_dict().items()}
+        tensors = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in model.network.state_dict().items()
+        }
         save_file(tensors, Path(folder) / WEIGHTS)
         return _push(Path(folder), repo, "model", private, options)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -251,10 +252,10 @@ class PreparedObjective(FeatureObjective):
 
     def clean_features(self, run: Run, images: Tensor) -> Tensor:
         """Features (N, C, h, w) of images (N, 3, H, W), without a gradient."""
-        layer = find_layer(run.network, self.layer, run.x[:1])
+        layer, network = find_layer(run.network, self.layer, run.x[:1]), partial(run.logits, run.network)
         with torch.no_grad():
             parts = images.split(run.chunk)
-            return torch.cat([forward_with(layer, run.network, part, stop=True)[1] for part in parts])
+            return torch.cat([forward_with(layer, network, part, stop=True)[1] for part in parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +298,8 @@ class _Weighted(PreparedObjective):
 
     def _gradient(self, run: Run, layer: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():
-            logits, features = forward_with(layer, run.network, images.requires_grad_(), stop=False)
+            network = partial(run.logits, run.network)
+            logits, features = forward_with(layer, network, images.requires_grad_(), stop=False)
             if run.evaluations == 0:
                 run.check(logits, images)
             if self.of == "cross-entropy":

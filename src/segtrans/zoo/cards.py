@@ -115,8 +115,10 @@ def predictions(model: SegModel, data: Dataset) -> Iterator[tuple[Tensor, Tensor
     for sample in data:
         if sample.label is None:
             raise UsageError(f"image {sample.name!r} has no mask to evaluate on")
+        # The mode is the caller's wherever the generator stops.
         with torch.inference_mode():
-            yield sample.label, predicted_classes(model(to_tensor(sample.image)[None].to(device)))[0].cpu()
+            prediction = predicted_classes(model(to_tensor(sample.image)[None].to(device)))[0].cpu()
+        yield sample.label, prediction
 
 
 def evaluate(model: SegModel, data: Dataset) -> tuple[float, float]:
