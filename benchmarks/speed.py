@@ -113,16 +113,26 @@ class Setting:
 
 def loop(on: Setting) -> Iterator[Row]:
     """Attacks against as many bare gradients as they ask for."""
-    for name in ("bim", "mi", "segpgd", "di", "segtrans", "segtrans-k5", "vmi", "sia", "bsr"):
-        crafted = attack(f"{name}(iterations={min(on.iterations, 2) if name not in QUICK else on.iterations})")
-        whole, bare = partial(crafted, on.model, on.x, on.y), partial(on.gradients, crafted.evaluations)
-        yield on.ratio(
-            "loop", f"{name}, {crafted.evaluations_per_iteration} per iteration", whole, bare, "× bare gradients"
-        )
+    for name in ("bim", "mi", "segpgd", "di", "segtrans"):
+        yield _looped(on, f"{name}(iterations={on.iterations})", name)
+    yield _looped(on, f"segtrans-k5(iterations={min(on.iterations, 2)})", "segtrans-k5")
+    for name in ("mi", "segtrans"):
+        half = f"{name}(iterations={on.iterations}, precision='bfloat16')"
+        yield _looped(on, half, f"{name} in bfloat16, over float32")
 
 
-QUICK = ("bim", "mi", "segpgd", "di", "segtrans")
-"""Attacks of one gradient per iteration, which can be given more iterations in the same time."""
+def copies(on: Setting) -> Iterator[Row]:
+    """As loop, attacks of twenty and more gradients per iteration."""
+    for name in ("vmi", "sia", "bsr"):
+        yield _looped(on, f"{name}(iterations={min(on.iterations, 2)})", name)
+
+
+def _looped(on: Setting, spelled: str, what: str) -> Row:
+    crafted = attack(spelled)
+    whole, bare = partial(crafted, on.model, on.x, on.y), partial(on.gradients, crafted.evaluations)
+    return on.ratio(
+        "loop", f"{what}, {crafted.evaluations_per_iteration} per iteration", whole, bare, "× bare gradients"
+    )
 
 
 def memory(on: Setting) -> Iterator[Row]:
@@ -196,14 +206,24 @@ def libraries(on: Setting) -> Iterator[Row]:
 
         pgd = partial(attack(f"pgd(iterations={steps})"), model, x, y)
         yield on.ratio("libraries", "foolbox LinfPGD", _foolbox(on, model), pgd, "× ours")
-        # As networks come, with weights that backward() computes gradients of.
-        thawed = load_model(on.surrogate, on.device).requires_grad_(True)
-        own = partial(attack(f"pgd(iterations={steps})"), thawed, x, y)
-        yield on.ratio("libraries", "foolbox LinfPGD, network not frozen", _foolbox(on, thawed), own, "× ours")
+        plain = _as_it_comes(on)
+        yield on.ratio("libraries", "foolbox LinfPGD, network as it comes", _foolbox(on, plain), pgd, "× ours")
+        theirs = torchattacks.PGD(plain, **common, random_start=True)
+        yield on.ratio("libraries", "torchattacks PGD, network as it comes", partial(theirs, x, y), pgd, "× ours")
         yield on.ratio("libraries", "ART ProjectedGradientDescent", _art(on), pgd, "× ours")
         for name, ours in (("alma_prox", "alma-prox"), ("dag", "dag")):
             own = partial(attack(f"{ours}(iterations={steps})"), model, x, y)
             yield on.ratio("libraries", f"adv-lib {name}", _adv_lib(on, name), own, "× ours")
+
+
+def _as_it_comes(on: Setting) -> nn.Module:
+    """The surrogate as torch makes networks: backward() computes gradients of weights, too, and they lie in the order
+    of their dimensions.
+    """
+    model = load_model(on.surrogate, on.device).requires_grad_(True)
+    for weight in model.parameters():
+        weight.data = weight.data.contiguous()
+    return model
 
 
 def _foolbox(on: Setting, network: nn.Module) -> Callable[[], object]:
@@ -424,7 +444,7 @@ def _python(code: str) -> float:
 
 SECTIONS = {
     section.__name__: section
-    for section in (kernels, loop, libraries, published, scores, pipeline, memory, scaling, startup)
+    for section in (kernels, loop, copies, libraries, published, scores, pipeline, memory, scaling, startup)
 }
 
 
