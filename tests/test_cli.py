@@ -56,6 +56,22 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     return json.loads(done.stdout), out
 
 
+def test_plan_says_what_is_left(ran: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    _, out = ran
+    options = (
+        "-s", MODEL, "-t", MODEL, "-t", "zoo:voc/deeplabv3plus-mobilenetv3s", "-a", "noise",
+        "-a", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2", "--iterations", "2",
+    )  # fmt: skip
+    done = segtrans("plan", *options, "--out", out, "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["units"], found["done"], found["gradient_evaluations"]) == (0, 2, 2, 0)
+    done = segtrans("plan", *options, "--out", tmp_path / "new")
+    assert "2 units of work on 2 images, 0 of them done\nleft: 4 gradient evaluations and" in done.stdout
+    assert not (tmp_path / "new").exists()
+    refused = segtrans("plan", *options, "--dry-run")
+    assert (refused.returncode, "--dry-run" in refused.stderr) == (2, True)
+
+
 def test_json_document_has_the_promised_keys(ran: tuple[dict[str, Any], Path]) -> None:
     document, _ = ran
     assert len(document["cells"]) == 4

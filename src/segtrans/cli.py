@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -120,8 +120,12 @@ class _Command(TyperCommand):
                 formatter.write_dl(records)
 
 
-def _command(*examples: str, to: typer.Typer = app, name: str | None = None) -> Callable[[Function], Function]:
-    """A command whose help ends with examples. ``**options: Unpack[RunOptions]`` becomes an option for each key."""
+def _command(
+    *examples: str, to: typer.Typer = app, name: str | None = None, without: Collection[str] = ()
+) -> Callable[[Function], Function]:
+    """A command whose help ends with examples. ``**options: Unpack[RunOptions]`` becomes an option for each key but
+    those that mean nothing to it.
+    """
 
     def add(function: Function) -> Function:
         own, shared = dict(signature(function, eval_str=True).parameters), {}
@@ -131,6 +135,7 @@ def _command(*examples: str, to: typer.Typer = app, name: str | None = None) -> 
         keywords = [
             Parameter(key, Parameter.KEYWORD_ONLY, default=False if key in _SWITCHES else None, annotation=hint)
             for key, hint in shared.items()
+            if key not in without
         ]
         rest = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own.values()]
         function.__signature__ = Signature([*keywords, *rest])  # pyright: ignore[reportFunctionMemberAccess]
@@ -166,7 +171,7 @@ def run(**options: Unpack[FileOptions]) -> None:
     raise typer.Exit(_run(values, **switches, data=None))
 
 
-@_command("segtrans plan configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20")
+@_command("segtrans plan configs/catalogue.yaml --data voc:VOCdevkit/VOC2012 --limit 20", without=("dry_run", "quiet"))
 def plan(**options: Unpack[FileOptions]) -> None:
     """Show what a run with these options has to do, and what time and disk it will take, but do nothing of it."""
     from dataclasses import asdict
