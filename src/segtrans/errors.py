@@ -1,7 +1,8 @@
 """Every error a user can cause, with the exit code the command line gives it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -46,6 +47,15 @@ class NonFiniteError(SegtransError):
         super().__init__(
             f"the model returned NaN or infinite logits for image(s) {places} of the batch; they were left as they were"
         )
+
+
+@contextmanager
+def optional(what: str, extra: str) -> Generator[None]:
+    """A context in which libraries of an extra are imported: MissingError, with what to install, if one is not here."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingError(f"{what} needs {error.name}; run: pip install 'segtrans[{extra}]'") from None
 
 
 def check_whole(what: str, value: object, least: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from segtrans.errors import MissingError
+from segtrans.errors import MissingError, optional
 
 Values = Mapping[str, float]
 Log = Callable[[Values, int], None]
@@ -88,9 +88,10 @@ def followed(
     closes: list[Callable[[], None]] = []
     for name in names:
         try:
-            log, close = TRACKERS[name](folder / name, config)
-        except ImportError:
-            raise MissingError(f"track: {name} is not installed; run: pip install 'segtrans[track]'") from None
+            with optional(f"track: {name}", "track"):
+                log, close = TRACKERS[name](folder / name, config)
+        except MissingError:
+            raise
         except Exception as error:  # noqa: BLE001 whatever it is, it concerns the tracker alone
             _give_up(name, error)
         else:

@@ -169,5 +169,5 @@ def test_unknown_and_missing_trackers(go: Callable[..., dict[str, Any]], monkeyp
     with pytest.raises(UsageError, match="unknown tracker 'mlfow'; did you mean mlflow"):
         make_config({"surrogates": "a", "track": "mlfow"})
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(MissingError, match=r"wandb is not installed; run: pip install 'segtrans\[track\]'"):
+    with pytest.raises(MissingError, match=r"track: wandb needs wandb; run: pip install 'segtrans\[track\]'"):
         go(track=["wandb"])

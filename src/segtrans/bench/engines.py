@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from segtrans.bench.plan import Plan
 from segtrans.bench.stopping import Stop, StopFile
-from segtrans.errors import MissingError, SegtransError, UsageError
+from segtrans.errors import MissingError, SegtransError, UsageError, optional
 from segtrans.spec import RunConfig
 
 RETRIES = 10
@@ -246,10 +246,8 @@ def _check_reachable(address: str | None) -> None:
 
 
 def _imported(library: str) -> Any:
-    try:
+    with optional("this engine", "cluster"):
         return import_module(library)
-    except ImportError:
-        raise MissingError(f"{library} is not installed; pip install 'segtrans[cluster]'") from None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from segtrans.errors import MissingError
+from segtrans.errors import optional
 from segtrans.io import write_atomically
 
 Row = dict[str, Any]
@@ -44,11 +44,9 @@ def write_parquet(path: Path, entries: list[Row]) -> None:
     Raises:
         MissingError: pyarrow is not installed.
     """
-    try:
+    with optional("Parquet", "tables"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise MissingError("Parquet needs pyarrow; run: pip install 'segtrans[tables]'") from None
     table = pyarrow.Table.from_pylist(flat(entries))
     write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
 

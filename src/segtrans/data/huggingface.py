@@ -6,7 +6,7 @@ from typing import Any
 
 from segtrans.data.base import VOID, Dataset, Item, colours
 from segtrans.data.folder import class_names
-from segtrans.errors import DataError, MissingError, UsageError, unknown
+from segtrans.errors import DataError, MissingError, UsageError, optional, unknown
 from segtrans.io import write_atomically
 
 
@@ -59,10 +59,8 @@ def huggingface(
 
 def _table(root: Path, split: str) -> tuple[Any, Any]:
     """The library, and one split of a data set."""
-    try:
+    with optional("a data set named hf:…", "hf"):
         import datasets
-    except ImportError:
-        raise MissingError("data named hf:… need datasets; run: pip install 'segtrans[hf]'") from None
     library: Any = datasets
     local = root.is_dir()
     if not local and str(root).startswith(("/", ".", "~")):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from segtrans.errors import DataError, MissingError
+from segtrans.errors import DataError, MissingError, optional
 from segtrans.models import SegModel
 
 WEIGHTS = "model.safetensors"
@@ -62,11 +62,9 @@ def _push(folder: Path, repo: str, kind: str, private: bool, options: dict[str, 
 
 
 def _asked(method: str, *arguments: Any, **options: Any) -> Any:
-    try:
+    with optional("the hub", "hf"):
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        raise MissingError("the hub needs huggingface_hub; run: pip install 'segtrans[hf]'") from None
     try:
         return getattr(huggingface_hub.HfApi(), method)(*arguments, **options)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

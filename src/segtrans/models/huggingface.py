@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from segtrans.errors import DataError, MissingError, SegtransError, UsageError, unknown
+from segtrans.errors import DataError, MissingError, SegtransError, UsageError, optional, unknown
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, first_line, load_weights, may_lack
 
@@ -68,10 +68,8 @@ def load(name: str, weights: str | None) -> SegModel:
 
 
 def _transformers() -> ModuleType:
-    try:
+    with optional("a model named hf:…", "hf"):
         import transformers
-    except ImportError:
-        raise MissingError("models named hf:… need transformers; run: pip install 'segtrans[hf]'") from None
     return transformers
 
 

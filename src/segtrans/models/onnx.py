@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import DataError, MissingError, ModelError, UsageError
+from segtrans.errors import DataError, ModelError, UsageError, optional
 from segtrans.io import write_atomically
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SegModel
 from segtrans.models.checkpoint import first_line
@@ -203,7 +203,5 @@ def _shape(dimensions: list[Any]) -> Shape:
 
 def _libraries(*further: str) -> list[ModuleType]:
     """onnx, onnxruntime and the libraries named."""
-    try:
+    with optional("an ONNX file", "onnx"):
         return [import_module(name) for name in ("onnx", "onnxruntime", *further)]
-    except ImportError as error:
-        raise MissingError(f"ONNX files need {error.name}; run: pip install 'segtrans[onnx]'") from None
