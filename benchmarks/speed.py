@@ -184,7 +184,9 @@ def _status(key: str) -> float:
 
 
 def libraries(on: Setting) -> Iterator[Row]:
-    """Other libraries' time over ours, on the same model, labels, budget and number of iterations."""
+    """Other libraries' time over ours, with the same labels, budget and number of iterations, on the same model but for
+    two rows, in which they get the network as it comes and ours the model as we load it.
+    """
     steps, model, x, y = on.iterations, on.model, on.x, on.y
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -94,8 +94,8 @@ class Attack:
             budget divided by the number of iterations.
         random_start: begin at a random point of the budget instead of at the image.
         precision: ``"bfloat16"`` has the surrogate multiply in that type (torch.autocast) where images are float32,
-            about twice as fast on processors that know it. It is another attack: the signs of a tenth of the gradient
-            change. Targets are scored in float32 all the same.
+            which is faster on processors that know it, and another attack, since rounding changes signs of the
+            gradient. Targets are scored in float32 all the same.
     """
 
     threat: Threat = field(default_factory=LInf)

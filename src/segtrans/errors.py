@@ -31,7 +31,7 @@ class MissingError(SegtransError):
 
 
 class ModelError(SegtransError):
-    """A model that returns something a segmentation model may not return."""
+    """A model that returns something a segmentation model may not return, or lacks what an attack needs of it."""
 
     exit_code = 2
 
@@ -51,11 +51,17 @@ class NonFiniteError(SegtransError):
 
 @contextmanager
 def optional(what: str, extra: str) -> Generator[None]:
-    """A context in which libraries of an extra are imported: MissingError, with what to install, if one is not here."""
+    """A context in which libraries of an extra are imported: MissingError, with what to install, if one is not here or
+    is broken.
+    """
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingError(f"{what} needs {error.name}; run: pip install 'segtrans[{extra}]'") from None
+    except ImportError as error:
+        raise MissingError(
+            f"{what} cannot import what it needs ({error}); try: pip install -U 'segtrans[{extra}]'"
+        ) from error
 
 
 def check_whole(what: str, value: object, least: int) -> None:

@@ -38,6 +38,7 @@ def forward_with(
         if heard:
             return None
         # Under autocast a layer returns another type than images have, in which features are too coarse to compare.
+        # What follows goes on from ours, so that gradients reach it.
         heard.append(output.to(images.dtype) if isinstance(output, Tensor) else output)
         if stop:
             raise _EnoughError
@@ -53,7 +54,7 @@ def forward_with(
         handle.remove()
     if not heard:
         raise ModelError(f"layer {type(layer).__name__} has no part in the surrogate's output, so it has no features")
-    return logits, _only_map(layer, heard[0], len(images))
+    return logits, _only_map(layer, heard[0], len(images)).to(images.dtype)
 
 
 def _only_map(layer: nn.Module, output: Any, count: int) -> Tensor:
@@ -113,9 +114,9 @@ def _named(model: nn.Module, layer: str) -> nn.Module:
     matches = sorted((name for name in modules if name.endswith(f".{layer}")), key=_levels)
     if not matches:
         # A network has hundreds of modules; only those of its uppermost levels are listed.
-        raise unknown("layer", layer, [name for name in modules if _levels(name) < 3])
+        raise ModelError(str(unknown("layer", layer, [name for name in modules if _levels(name) < 3])))
     if len(matches) > 1 and _levels(matches[0]) == _levels(matches[1]):
-        raise UsageError(f"layer {layer!r} could be {matches[0]!r} or {matches[1]!r}; give the full name")
+        raise ModelError(f"layer {layer!r} could be {matches[0]!r} or {matches[1]!r}; give the full name")
     return modules[matches[0]]
 
 

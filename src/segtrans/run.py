@@ -144,8 +144,14 @@ class Run:
     def logits(self, model: "Model", images: Tensor) -> Tensor:
         """What the surrogate, or a member of it, returns for images (B, 3, H, W), in the attack's precision."""
         half = self.attack.precision == "bfloat16" and images.dtype == torch.float32
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-            found = model(images)
+        try:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+                found = model(images)
+        except RuntimeError as error:
+            # A program that was exported in float32 insists on it.
+            if half and "bfloat16" in str(error).lower():
+                raise ModelError(f"the surrogate does not run in bfloat16 ({str(error).splitlines()[0]})") from error
+            raise
         return found.to(images.dtype) if half and isinstance(cast(Any, found), Tensor) else found
 
     @property

@@ -22,7 +22,7 @@ from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
 from segtrans.report import write_page
-from segtrans.report.content import failures, fewer_pairs, ranking
+from segtrans.report.content import failures, fewer_pairs, headline, ranking
 from segtrans.spec import make_config
 
 CLASSES = 4
@@ -602,7 +602,17 @@ def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..
     (cost,) = [c for c in result["costs"] if (c["surrogate"], c["attack"]) == ("both", "fia")]
     assert (cost["images"], cost["gradient_evaluations"], cost["seconds_per_image"]) == (0, 0, None)
     assert fewer_pairs(result) == ["fia (1 of 2 in same backbone)"]
+    assert {r.attack: r.gradients for r in ranking(result)} == {"mi": "1–2", "fia": "1 +30"}
+    assert headline(result).startswith("mi takes")
     assert not result["interrupted"]
+    again = go(surrogates=["both"], targets=["a:1"], attacks=["fia", "featuresimilarity(layer='none') + mi"],
+               models=models, seeds=[0, 1])  # fmt: skip
+    assert again["cells"] == []
+    assert [failure.where for failure in failures(again)] == [
+        f"{attack} on both, seed {seed}"
+        for seed in (0, 1)
+        for attack in ("fia", "featuresimilarity(layer='none') + mi")
+    ]
 
 
 class Narrow(nn.Module):

@@ -131,14 +131,16 @@ def test_of_several_modules_of_a_name_the_uppermost_is_meant() -> None:
     ],
 )
 def test_layers_that_are_not_there(layer: str | float, message: str) -> None:
-    with pytest.raises(UsageError, match=message) as error:
+    # A share is wrong whatever the model, a name is one that others may have.
+    kind = ModelError if isinstance(layer, str) else UsageError
+    with pytest.raises(kind, match=message) as error:
         find_layer(Context(), layer, X[:1])
     assert "\n" not in str(error.value)
 
 
 def test_ambiguous_names_are_refused() -> None:
     model = nn.ModuleDict({"a": nn.ModuleDict({"x": nn.ReLU()}), "b": nn.ModuleDict({"x": nn.ReLU()})})
-    with pytest.raises(UsageError, match=r"layer 'x' could be 'a.x' or 'b.x'; give the full name"):
+    with pytest.raises(ModelError, match=r"layer 'x' could be 'a.x' or 'b.x'; give the full name"):
         find_layer(model, "x", X[:1])
 
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from segtrans.bench.identity import attack_identity, model_hash
 from segtrans.catalogue import attack
-from segtrans.errors import UsageError
+from segtrans.errors import ModelError, UsageError
+from segtrans.features import forward_with
 from segtrans.models import SegModel, load_model, wrap
 from segtrans.threat import LInf
 
@@ -61,6 +62,56 @@ def test_attacks_work_in_bfloat16(name: str, model: SegModel, images: Tensor) ->
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
     assert not torch.equal(adversarial, attack(name)(model, images, y))
     assert F.cross_entropy(model(adversarial), y) > F.cross_entropy(model(images), y)
+
+
+def test_features_are_compared_in_float32(images: Tensor) -> None:
+    """Whatever a layer wraps its map in."""
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": self.inner(x)}
+
+    class Outer(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Wrapped()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.inner(x)["out"]
+
+    model = wrap(Outer(), 4)
+    for layer in (model.network.inner, model.network.inner.inner):
+        with torch.autocast("cpu", torch.bfloat16):
+            _, features = forward_with(layer, model, images, stop=False)
+        assert features.dtype == torch.float32
+
+
+def test_a_first_attack_has_the_precision_of_the_whole(model: SegModel, images: Tensor) -> None:
+    types: list[torch.dtype] = []
+    handle = model.network.last.register_forward_hook(lambda _, __, output: types.append(output.dtype))
+    attack(f"ila(iterations=1, {HALF})")(model, images)
+    handle.remove()
+    # The labels are the clean prediction, which is that of the surrogate as it is.
+    assert types.count(torch.float32) <= 1
+    assert types.count(torch.bfloat16) >= 10
+
+
+def test_a_surrogate_that_insists_on_float32_is_named(images: Tensor) -> None:
+    class Insists(Blocks):
+        def forward(self, x: Tensor) -> Tensor:
+            inner = self.first(x)
+            if inner.dtype != torch.float32:
+                raise RuntimeError("Tensor dtype mismatch! Expected: Float, Got: c10::BFloat16\nmore")
+            return self.last(self.second(inner))
+
+    model = wrap(Insists(), 5)
+    assert attack("mi")(model, images).shape == images.shape
+    with pytest.raises(ModelError, match=r"does not run in bfloat16 \(Tensor dtype mismatch! .*BFloat16\)$"):
+        attack(f"mi({HALF})")(model, images)
 
 
 def test_other_types_of_images_are_left_alone(model: SegModel, images: Tensor) -> None:

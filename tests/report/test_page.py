@@ -166,7 +166,7 @@ def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", document)
     assert "1 of 12 units finished" in read(write_page(tmp_path)).words
     write_json(tmp_path / "result.json", {**document, "cells": [], "costs": [], "summary": []})
-    assert "Nothing is finished yet." in read(write_page(tmp_path)).words
+    assert "There is no result yet." in read(write_page(tmp_path)).words
 
 
 def test_large_runs_stay_below_five_megabytes(tmp_path: Path) -> None:

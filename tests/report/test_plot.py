@@ -59,6 +59,14 @@ def test_a_mean_costs_what_its_pairs_cost(tmp_path: Path) -> None:
     assert [point.cost for point in points(document)] == [10]
 
 
+def test_an_attack_is_not_free_for_having_failed_with_one_seed(tmp_path: Path) -> None:
+    document = made(tmp_path, {"mi": 0.3}, {"mi": 10})
+    for cost in document["costs"]:
+        if cost["seed"] == 0:
+            cost |= {"images": 0, "gradient_evaluations": 0}
+    assert [point.cost for point in points(document)] == [10]
+
+
 def boxes(plot: Plot) -> list[tuple[float, float, float, float]]:
     found = []
     for text in plot.texts:

@@ -95,4 +95,4 @@ def test_undefined_and_unfinished(tmp_path: Path) -> None:
     for entry in (*document["cells"], *document["summary"]):
         entry["asr_miou"] = None
     assert "–" in printed(document)
-    assert "no attack was finished" in printed({**document, "cells": [], "summary": []})
+    assert "no attack has a result" in printed({**document, "cells": [], "summary": []})

@@ -68,7 +68,10 @@ def execute(
             _draw_masks(plan, done)
     crafted: dict[Trial, Shard] = {}
     scores: dict[tuple[Trial, str], Shard] = {}
-    found = [(f"clean {model}", shard) for (model, _), shard in clean.items()]
+    failures = _once(
+        [Failure(f[0], f"clean {m}", f[1]) for (m, _), shard in clean.items() for f in shard.header["failures"]]
+    )
+    found: list[tuple[str, Shard]] = []
     for trial in plan.trials:
         whole = _whole(plan, trial, done)
         if whole is None:
@@ -77,8 +80,8 @@ def execute(
         scores |= {(trial, target): score for target, score in whole[1].items()}
         where = f"{trial.attack} on {trial.surrogate}, seed {trial.seed}"
         found += [(where, crafted[trial]), *((where, scores[trial, target]) for target in plan.targets)]
-    failures = [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
-    return Outcome(crafted, scores, tuple(_once(failures)), len(crafted) < len(plan.trials))
+    failures += [Failure(f[0], where, f[1]) for where, shard in found for f in shard.header["failures"]]
+    return Outcome(crafted, scores, tuple(dict.fromkeys(failures)), len(crafted) < len(plan.trials))
 
 
 def finish(

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
-from segtrans.errors import MissingError, SegtransError, UsageError, check_number, unknown
+from segtrans.errors import MissingError, ModelError, SegtransError, UsageError, check_number, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.random import derive, image_keys
@@ -137,7 +137,11 @@ class Foreign:
         """
         generator = torch.Generator().manual_seed(0)
         image, weight = (torch.rand(shape, generator=generator) for shape in ((1, 3, 16, 16), (5, 3, 3, 3)))
-        return self.perturb(lambda z: F.conv2d(z - 0.5, 10 * (weight - 0.5), padding=1), image).evaluations
+        try:
+            return self.perturb(lambda z: F.conv2d(z - 0.5, 10 * (weight - 0.5), padding=1), image).evaluations
+        except ModelError as error:
+            # There is nothing wrong with the toy.
+            raise UsageError(str(error)) from error
 
     def evaluations_on(self, members: int) -> Evaluations:
         """As :meth:`Attack.evaluations_on`, from that trial."""
@@ -227,10 +231,10 @@ class Foreign:
                     raise
                 reason = " ".join(str(error).split()) or type(error).__name__
                 size = " × ".join(map(str, image.shape[-2:]))
-                raise UsageError(f"attack {self.library}:{self.name} fails on an image of {size}: {reason}") from error
+                raise ModelError(f"attack {self.library}:{self.name} fails on an image of {size}: {reason}") from error
         if not isinstance(returned, Tensor) or returned.shape != image.shape:
             what = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
-            raise UsageError(f"attack {self.library}:{self.name} returned {what} for an image {tuple(image.shape)}")
+            raise ModelError(f"attack {self.library}:{self.name} returned {what} for an image {tuple(image.shape)}")
         found = returned.detach().to(image)
         if not (bool(shown.finite) and bool(found.isfinite().all())):
             return image, False, True, shown.evaluations

@@ -277,6 +277,9 @@ def extract_logits(output: Any) -> Tensor:
 
 def _logits_of_queries(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Per-pixel log scores of a mask-classification model (Cheng et al., NeurIPS 2021): sum of class × mask."""
-    classes = class_logits.softmax(-1)[..., :-1]
-    scores = torch.einsum("nqc,nqhw->nchw", classes, mask_logits.sigmoid())
+    # Half of float32's digits are too few for a sum over hundreds of queries.
+    wide = torch.promote_types(mask_logits.dtype, torch.float32)
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        classes = class_logits.to(wide).softmax(-1)[..., :-1]
+        scores = torch.einsum("nqc,nqhw->nchw", classes, mask_logits.to(wide).sigmoid())
     return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()

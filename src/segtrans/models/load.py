@@ -117,7 +117,7 @@ SOURCES: Names[Callable[..., SegModel]] = Names(
 ANYWHERE = ("label_map", "mean", "std")
 """Options of every source but ensembles, whose models have their own."""
 
-LIBRARIES = ("fcn", "file", "hf", "smp", "torchvision", "zoo")
+LIBRARIES = ("fcn", "hf", "smp", "torchvision", "zoo")
 """Sources of networks that libraries define, which our tests know to run in any layout of memory; others may not."""
 
 
@@ -202,8 +202,8 @@ def _title(name: str, source: str, weights: str | None) -> str:
 
 
 def _channels_last(network: nn.Module) -> None:
-    """Lays the weights of convolutions out with channels last, which their inputs follow: it is how they are fastest on
-    CPUs and on tensor cores.
+    """Lays the weights of convolutions out with channels last, which their inputs follow: it is how CPUs convolve
+    fastest.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

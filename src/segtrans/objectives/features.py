@@ -403,7 +403,13 @@ class Projection(PreparedObjective):
 
         self.check(run)
         _refuse_targets(self, run)
-        first = Attack(threat=run.threat, gradients=(Momentum(),), iterations=self.iterations, step_size=run.alpha)
+        first = Attack(
+            threat=run.threat,
+            gradients=(Momentum(),),
+            iterations=self.iterations,
+            step_size=run.alpha,
+            precision=run.attack.precision,
+        )
         region = run.allowed.expand(len(run.x), 1, *run.x.shape[-2:])[:, 0]
         found = first.perturb(run.model, run.x, run.y, region=region, chunk=run.chunk)
         run.evaluations += found.evaluations

@@ -175,7 +175,8 @@ def ranking(document: Document) -> list[Ranked]:
     blocks = ranked_blocks(document)
     spent: dict[str, list[dict[str, Any]]] = {attack: [] for attack in document["attacks"]}
     for unit in document["costs"]:
-        spent[unit["attack"]].append(unit)
+        if unit["images"]:
+            spent[unit["attack"]].append(unit)
 
     def strength(attack: str) -> tuple[bool, list[float]]:
         means = [scores[attack][block].asr_miou if block in scores[attack] else None for block in blocks]
@@ -211,6 +212,9 @@ def headline(document: Document) -> str:
     """The ranking's first line as a sentence, with the controls to compare it with."""
     block, ranked = ranked_blocks(document)[0], ranking(document)
     known = [(r, r.scores[block]) for r in ranked if block in r.scores and r.scores[block].asr_miou is not None]
+    # What was made on other surrogates cannot be compared.
+    most = max((score.pairs for _, score in known), default=0)
+    known = [(r, score) for r, score in known if score.pairs == most]
     attacks = [(r.attack, score) for r, score in known if r.place is not None]
     if not attacks:
         return ""
@@ -398,7 +402,8 @@ def costs(document: Document) -> list[Cost]:
             attack=attack,
             surrogate=surrogate,
             images=sum(unit["images"] for unit in units),
-            gradient_evaluations=units[0]["gradient_evaluations"],
+            # With one seed an attack may have failed on every image, which is then not what it takes.
+            gradient_evaluations=max(unit["gradient_evaluations"] for unit in units),
             gradient_evaluations_per_iteration=units[0]["gradient_evaluations_per_iteration"],
             gradient_evaluations_of_preparation=units[0]["gradient_evaluations_of_preparation"],
             seconds=sum(unit["seconds"] for unit in units),

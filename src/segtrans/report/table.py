@@ -31,7 +31,7 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
     """
     values = dict(document)
     if not values["cells"]:
-        console.print("no attack was finished, so there is nothing to show", soft_wrap=True)
+        console.print("no attack has a result, so there is nothing to show", soft_wrap=True)
         return
     console.print(_fitting(_ranking(values), console))
     if any(ranked.differs for ranked in content.ranking(values)):
