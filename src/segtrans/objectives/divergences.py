@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number
+from segtrans.logits import predicted_classes
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 from segtrans.objectives.pixels import at_label, cosine, unfinished
 
@@ -26,7 +27,13 @@ _STREAM = 999
 def margins(view: View) -> Tensor:
     """The largest logit of a wrong class minus that of the label, (B, H, W); of class 0 where void."""
     index = view.labels.where(view.labels != VOID, 0)[:, None]
-    return view.logits.scatter(1, index, -math.inf).amax(1) - at_label(view.logits, view.labels)
+    with torch.no_grad():
+        others = view.logits.scatter(1, index, -math.inf)
+        rival, largest = predicted_classes(others), others.amax(1)
+    # Which class it is decides where the gradient goes; asking for its logit is a third of differentiating a maximum.
+    margin = at_label(view.logits, rival) - at_label(view.logits, view.labels)
+    # What is not a number, whichever class it is of, stays to be seen.
+    return margin + torch.zeros_like(largest).where(largest.isfinite(), torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
