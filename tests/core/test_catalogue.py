@@ -234,7 +234,7 @@ def test_entries_take_the_settings_of_the_part_whose_name_they_bear(text: str, v
         ("patch(side=1.5)", "Patch side is 1.5; allowed"),
         ("patch(side='x')", "patch side is 'x': input should be a valid number"),
         ("patch(area=3)", "unknown setting of patch 'area'"),
-        ("mi(decay=0)", "unknown setting of mi 'decay'; known: iterations, precision, random_start, step_size; its part momentum"),
+        ("mi(decay=0)", "known: iterations, precision, random_start, step_size; its part momentum"),
         ("hide(index=3)", "its part hideclass has one, so spell the attack out, with hideclass(index=…)"),
         ("bsr(copies=3)", "its part shuffle has one"),
         ("noise(eps=3/255)", "its part linf has one"),
