@@ -140,8 +140,10 @@ class SegModel(nn.Module):
         inner = _size(z)
         z = (z - cast(Tensor, self.mean).to(z)) / cast(Tensor, self.std).to(z)
         z = _pad(z.flip(1) if p.bgr else z, p.multiple, p.remainder)
-        # Under autocast the network returns another type; what follows is cheap, and loses nothing in ours.
-        logits = extract_logits(self.network(z)).to(x.dtype)
+        logits = extract_logits(self.network(z))
+        if torch.is_autocast_enabled(x.device.type):
+            # The network has multiplied in another type; what follows is cheap, and loses nothing in ours.
+            logits = logits.to(x.dtype)
         expected = len(self.network_classes)
         if logits.ndim == 4 and logits.shape[1] == 1 and expected == 2:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
