@@ -10,7 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
-from segtrans.report.content import ends, percent, read_document, seconds
+from segtrans.report.content import read_document
+from segtrans.report.words import ends, percent, seconds
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from segtrans.report.content import pairs, percent, read_document, short_names, surrogates, targets
+from segtrans.report.content import pairs, read_document, short_names, surrogates, targets
+from segtrans.report.words import percent
 
 
 def main() -> None:

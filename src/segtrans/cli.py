@@ -465,7 +465,8 @@ def _run(
     """Do a run, show it, and return its exit code."""
     from segtrans.bench import do, make_plan
     from segtrans.bench.engines import leads
-    from segtrans.report import content, write_report
+    from segtrans.report import write_report
+    from segtrans.report.costs import failures
     from segtrans.report.table import print_tables
     from segtrans.spec import make_config
 
@@ -492,7 +493,7 @@ def _run(
     if not quiet:
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False)
-    for failure in content.failures(result):
+    for failure in failures(result):
         errors.print(
             f"failed: {failure.named} ({failure.where}): {failure.reason}",
             soft_wrap=True,

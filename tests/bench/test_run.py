@@ -22,7 +22,8 @@ from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel
 from segtrans.report import write_page
-from segtrans.report.content import failures, fewer_pairs, headline, ranking
+from segtrans.report.costs import failures
+from segtrans.report.ranking import fewer_pairs, headline, ranking
 from segtrans.spec import make_config
 
 CLASSES = 4

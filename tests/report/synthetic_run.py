@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segtrans.bench.results import FORMAT
 from segtrans.bench.store import Store
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX, Replicates, comparison, key, summary
 from segtrans.catalogue import ENTRIES
@@ -42,6 +43,7 @@ def make_run(
     ]
     document = {
         "segtrans": "0.1.0",
+        "format": FORMAT,
         "config": RunConfig(
             surrogates=tuple(surrogates),
             targets=tuple(targets),

@@ -9,7 +9,7 @@ from segtrans.errors import DataError
 from segtrans.io import write_json
 from segtrans.report import write_page
 from segtrans.report.compare import compare
-from segtrans.report.content import signed
+from segtrans.report.words import signed
 
 
 def test_shared_pairs_are_compared(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 from synthetic_run import CLASSES, make_run
 
 from segtrans.report import write_figures
-from segtrans.report.content import pairs, percent
+from segtrans.report.content import pairs
+from segtrans.report.words import percent
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,9 +10,10 @@ from PIL import Image
 from synthetic_run import CLASSES, make_run
 
 from segtrans.report import gallery, write_page
-from segtrans.report.content import class_colours, ranking
+from segtrans.report.content import class_colours
 from segtrans.report.gallery import examples
 from segtrans.report.pictures import VOID_COLOUR
+from segtrans.report.ranking import ranking
 
 ATTACKS = ("noise", "mi", "di", "segtrans")
 

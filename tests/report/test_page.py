@@ -11,8 +11,11 @@ from segtrans.bench.summary import summary
 from segtrans.io import write_json
 from segtrans.report import html as page
 from segtrans.report import write_page, write_report
-from segtrans.report.content import command, costs, ends, headline, percent, ranking, seconds, sentence, signed
+from segtrans.report.costs import costs
 from segtrans.report.gallery import GALLERY_BYTES
+from segtrans.report.origin import command, sentence
+from segtrans.report.ranking import headline, ranking
+from segtrans.report.words import ends, percent, seconds, signed
 
 VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
 FETCHING = {"src", "srcset", "data", "poster", "action", "background", "href"}

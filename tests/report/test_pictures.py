@@ -110,6 +110,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not the result of a run"):
         draw_pictures(tmp_path)
     document = make_run(tmp_path)
+    for older in ({**document, "format": 0}, {k: v for k, v in document.items() if k != "format"}):
+        write_json(tmp_path / "result.json", older)
+        with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 1"):
+            draw_pictures(tmp_path)
+    write_json(tmp_path / "result.json", document)
     (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):
         draw_pictures(tmp_path)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from synthetic_run import make_run
 
-from segtrans.report.content import ranking
 from segtrans.report.plot import _LETTER, _LINE, Plot, cost_plot, points
+from segtrans.report.ranking import ranking
 
 ATTACKS = ("noise", "fgsm", "mi", "di", "vmi", "segtrans", "segpgd + remap(grid=2) + mi(decay=0.9)")
 

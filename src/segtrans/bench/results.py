@@ -36,6 +36,9 @@ from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
 
+FORMAT = 1
+"""Counts up whenever what reports read from the document changes its place or meaning."""
+
 LEAST_SHARE = 0.01
 """Where a model's own prediction is the reference, classes with less than this share of it are left out of mIoU: they
 are more often its mistakes than something in the picture, and each would weigh as much as all of the background.
@@ -58,6 +61,7 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return _without_nan(
         {
             "segtrans": segtrans.__version__,
+            "format": FORMAT,
             "config": plan.config.model_dump(mode="json"),
             "data": {
                 "name": plan.data.name,

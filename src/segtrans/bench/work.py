@@ -17,7 +17,6 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
@@ -287,7 +286,7 @@ class UnitWork:
             "seconds": seconds,
             "peak_memory": _peak_memory(plan.device),
             # Other libraries' attacks do not know beforehand.
-            "evaluations": attack.evaluations_on(len(members(surrogate))).total if attack.attacks else spent,
+            "evaluations": plan.evaluations_per_image(trial).total if attack.attacks else spent,
         }
         self.crafted = Shard({}, header)
         if self.complete:

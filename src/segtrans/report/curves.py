@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from segtrans.report.content import Document, ranked_blocks
+from segtrans.report.content import Document
 from segtrans.report.plot import Plot, Point, curve_plot, points
+from segtrans.report.ranking import ranked_blocks
 
 KINDS = {"eps": "budget in grey levels", "iterations": "iterations"}
 

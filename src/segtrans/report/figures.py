@@ -8,11 +8,12 @@ from pathlib import Path
 from segtrans.bench.store import slug
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.io import write_text
-from segtrans.report import content
-from segtrans.report.content import Document, percent
+from segtrans.report.content import Document, pairs, short_names, surrogates, targets
 from segtrans.report.curves import curves
 from segtrans.report.html import LIGHT_HEAT, environment, heat, heat_class
 from segtrans.report.plot import cost_plot
+from segtrans.report.ranking import class_drops
+from segtrans.report.words import percent
 
 _COLOURS = {"ink": "#1c2025", "quiet": "#585f69", "rule": "#dcdfe3", "accent": "#a3392b", "paper": "#fff",
             "sans": "Helvetica, Arial, sans-serif"}  # fmt: skip
@@ -42,17 +43,17 @@ def write_figures(run: Path, document: Document) -> Path | None:
             f"{kind}-{slug(each.title)}": environment().get_template("plot.svg.jinja").render(plot=each)
             for each in drawn
         }
-    found, names = content.pairs(document), content.short_names(document)
-    models = content.targets(document)
+    found, names = pairs(document), short_names(document)
+    models = targets(document)
     for attack in dict.fromkeys(attack for attack, _, _ in found):
         rows: list[tuple[str, list[Square]]] = []
-        for surrogate in content.surrogates(document):
+        for surrogate in surrogates(document):
             cells = [found.get((attack, surrogate, target)) for target in models]
             rows.append(
                 (names[surrogate], [_square(c and c.asr_miou, 1, _DASHES.get(c.block) if c else None) for c in cells])
             )
         files[f"transfer-{slug(attack)}"] = _grid(f"{attack}, asr_miou in %", [names[m] for m in models], rows)
-    drops = content.class_drops(document)
+    drops = class_drops(document)
     if drops:
         lost = [(each.attack, [_square(drop, 0) for drop in each.drops]) for each in drops]
         files["classes"] = _grid("IoU lost per class, in points", document["data"]["classes"], lost)

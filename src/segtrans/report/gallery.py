@@ -13,7 +13,7 @@ from PIL import Image
 from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.io import read_mask
-from segtrans.report.content import Document, class_colours, ranking, short_names, targets
+from segtrans.report.content import Document, class_colours, short_names, targets
 from segtrans.report.pictures import (
     VOID_COLOUR,
     Ids,
@@ -27,6 +27,7 @@ from segtrans.report.pictures import (
     read_rows,
     strongest,
 )
+from segtrans.report.ranking import ranking
 
 GALLERY_BYTES = 3_000_000
 """What all embedded pictures may weigh together; base64 adds a third, and the page should stay below 5 MB."""

@@ -15,12 +15,25 @@ from markupsafe import Markup, escape
 from segtrans.bench.summary import WHITE_BOX
 from segtrans.data.base import Colour
 from segtrans.io import write_text
-from segtrans.report import content
 from segtrans.report.compare import Comparison, compare
-from segtrans.report.content import Document, Pair, percent
+from segtrans.report.content import (
+    Document,
+    Pair,
+    clean_miou,
+    is_control,
+    pairs,
+    read_document,
+    short_names,
+    surrogates,
+    targets,
+)
+from segtrans.report.costs import costs, failures
 from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
+from segtrans.report.origin import command, provenance, sentence
 from segtrans.report.plot import Plot, cost_plot
+from segtrans.report.ranking import class_drops, fewer_pairs, headline, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.words import counted, ends, percent, seconds, signed
 
 MOST_DROPS = 8
 """Attacks whose drops per class are seen at once; the others' unfold."""
@@ -73,8 +86,8 @@ def write_page(run: Path, against: Path | None = None) -> Path:
     Raises:
         DataError: a folder holds no result, or an image in it is damaged.
     """
-    document = content.read_document(run)
-    comparison = None if against is None else compare(document, content.read_document(against), str(against))
+    document = read_document(run)
+    comparison = None if against is None else compare(document, read_document(against), str(against))
     path = run / "report.html"
     write_text(path, render(document, examples(run, document), comparison))
     return path
@@ -91,12 +104,12 @@ def environment() -> jinja2.Environment:
     )
     filters = {
         "percent": percent,
-        "seconds": content.seconds,
-        "count": content.counted,
+        "seconds": seconds,
+        "count": counted,
         "breakable": breakable,
         "heat": heat_class,
     }
-    filters |= {"signed": content.signed, "ends": content.ends}
+    filters |= {"signed": signed, "ends": ends}
     cast(dict[str, Any], environment.filters).update(filters)
     return environment
 
@@ -109,22 +122,22 @@ def plots(document: Document) -> list[Plot]:
 
 def render(document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None) -> str:
     """The page as text, with these of the pictured images inside it, and a comparison with another run."""
-    names = content.short_names(document)
+    names = short_names(document)
     values: dict[str, Any] = {
         "document": document,
         "names": names,
-        "headline": content.headline(document),
-        "sentence": content.sentence(document),
-        "blocks": content.ranked_blocks(document),
-        "ranking": content.ranking(document),
-        "fewer_pairs": content.fewer_pairs(document),
-        "leads": content.leads(document),
-        "lead_blocks": content.lead_blocks(document),
+        "headline": headline(document),
+        "sentence": sentence(document),
+        "blocks": ranked_blocks(document),
+        "ranking": ranking(document),
+        "fewer_pairs": fewer_pairs(document),
+        "leads": leads(document),
+        "lead_blocks": lead_blocks(document),
         "plots": plots(document),
         "curves": curves(document),
-        "targets": content.targets(document),
+        "targets": targets(document),
         "matrices": matrices(document),
-        "drops": content.class_drops(document),
+        "drops": class_drops(document),
         "most_drops": MOST_DROPS,
         "most_examples": MOST_ATTACKS,
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
@@ -133,13 +146,13 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "left_out": len(document.get("pictures", [])) - len(shown),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
-        "costs": content.costs(document),
-        "failures": content.failures(document),
+        "costs": costs(document),
+        "failures": failures(document),
         "units": len(document["costs"]),
-        "planned": len(document["attacks"]) * len(content.surrogates(document)) * len(document["config"]["seeds"]),
-        "provenance": {attack: content.provenance(document, attack) for attack in document["attacks"]},
-        "clean_miou": {model: content.clean_miou(document, model) for model in document["models"]},
-        "command": content.command(document),
+        "planned": len(document["attacks"]) * len(surrogates(document)) * len(document["config"]["seeds"]),
+        "provenance": {attack: provenance(document, attack) for attack in document["attacks"]},
+        "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
+        "command": command(document),
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
     }
@@ -157,17 +170,17 @@ def breakable(name: str) -> Markup:
 
 def matrices(document: Document) -> list[Matrix]:
     """For every attack the two headline measures over all pairs; attacks without a finished pair are left out."""
-    found, names = content.pairs(document), content.short_names(document)
+    found, names = pairs(document), short_names(document)
     result: list[Matrix] = []
     for attack in document["attacks"]:
         if not any(a == attack for a, _, _ in found):
             continue
         for measure in ("asr_miou", "asr_pixel"):
             rows = [
-                MatrixRow(names[s], [_cell(found.get((attack, s, t)), measure) for t in content.targets(document)])
-                for s in content.surrogates(document)
+                MatrixRow(names[s], [_cell(found.get((attack, s, t)), measure) for t in targets(document)])
+                for s in surrogates(document)
             ]
-            note = "control" if content.is_control(document, attack) else ""
+            note = "control" if is_control(document, attack) else ""
             result.append(Matrix(attack, note, measure, rows))
     return result
 
@@ -181,9 +194,9 @@ def _cell(pair: Pair | None, measure: str) -> Cell:
     title = (
         f"{pair.block}: asr_miou {percent(pair.asr_miou)}, asr_pixel {percent(pair.asr_pixel)}, "
         f"mIoU {percent(pair.miou_clean)} → {percent(pair.miou)}; "
-        f"{content.counted(pair.images, 'image')}, {content.counted(pair.seeds, 'seed')}"
+        f"{counted(pair.images, 'image')}, {counted(pair.seeds, 'seed')}"
     )
-    return Cell(percent(value), content.ends(interval), title, f"{heat_class(value)} {pair.block.replace(' ', '-')}")
+    return Cell(percent(value), ends(interval), title, f"{heat_class(value)} {pair.block.replace(' ', '-')}")
 
 
 def heat_class(value: float | None) -> str:

@@ -16,16 +16,8 @@ from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.errors import DataError, MissingError
 from segtrans.io import Pixels, read_image, read_mask, write_image
-from segtrans.report.content import (
-    CLEAN,
-    Document,
-    class_colours,
-    is_control,
-    percent,
-    read_document,
-    short_names,
-    targets,
-)
+from segtrans.report.content import CLEAN, Document, class_colours, is_control, read_document, short_names, targets
+from segtrans.report.words import percent
 
 Ids = npt.NDArray[np.uint8]
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from segtrans.report import content
-from segtrans.report.content import Document, Interval, costs, pairs, percent, ranked_blocks, ranking, shortened
+from segtrans.report.content import Document, pairs
+from segtrans.report.costs import costs
+from segtrans.report.ranking import ranked_blocks, ranking
+from segtrans.report.words import Interval, ends, percent, shortened
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -88,7 +90,7 @@ class Plot:
     def words(self) -> str:
         points = [mark.point for mark in (*self.marks, *self.lines)]
         if self.title:
-            said = (f"{percent(p.value)} % at {p.cost:g} ({content.ends(p.interval)})" for p in points)
+            said = (f"{percent(p.value)} % at {p.cost:g} ({ends(p.interval)})" for p in points)
             return f"{self.title}: {', '.join(said)}"
         return "; ".join(point.words + (" (Pareto front)" if point.front else "") for point in points)
 

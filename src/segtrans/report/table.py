@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
-from segtrans.report import content
-from segtrans.report.content import Pair, percent
+from segtrans.report.content import Document, Pair, pairs, short_names, surrogates, targets
+from segtrans.report.ranking import fewer_pairs, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.words import ends, percent, seconds, signed
 
 MOST_TARGETS = 6
 """With more, the cells of pairs are left to the page and ``cells.csv``."""
@@ -34,24 +35,24 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         console.print("no attack has a result, so there is nothing to show", soft_wrap=True)
         return
     console.print(_fitting(_ranking(values), console))
-    if any(ranked.differs for ranked in content.ranking(values)):
+    if any(ranked.differs for ranked in ranking(values)):
         console.print(
             "two numbers of grads: the fewest and the most; each member of an ensemble counts", soft_wrap=True
         )
-    if any(ranked.prepared for ranked in content.ranking(values)):
+    if any(ranked.prepared for ranked in ranking(values)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
-    if fewer := content.fewer_pairs(values):
+    if fewer := fewer_pairs(values):
         console.print(f"not over all pairs: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False)
-    if content.leads(values):
+    if leads(values):
         console.print(_fitting(_leads(values), console))
-    targets = content.targets(values)
-    if len(targets) <= MOST_TARGETS:
+    columns = targets(values)
+    if len(columns) <= MOST_TARGETS:
         beside = max(1, (console.width - _NAME - 2) // _CELL)
-        names = content.short_names(values)
-        for surrogate in content.surrogates(values):
+        names = short_names(values)
+        for surrogate in surrogates(values):
             console.print(Text(f"made on {names[surrogate]}, asr_miou in %"), soft_wrap=True)
-            for first in range(0, len(targets), beside):
-                console.print(_pairs(values, surrogate, range(first, min(first + beside, len(targets)))))
+            for first in range(0, len(columns), beside):
+                console.print(_pairs(values, surrogate, range(first, min(first + beside, len(columns)))))
         for line in _legend(values):
             console.print(line, soft_wrap=True)
 
@@ -64,8 +65,8 @@ def _fitting(table: Table, console: Console) -> Table:
     return table
 
 
-def _ranking(document: content.Document) -> Table:
-    blocks = content.ranked_blocks(document)[:MOST_BLOCKS]
+def _ranking(document: Document) -> Table:
+    blocks = ranked_blocks(document)[:MOST_BLOCKS]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\n\nattack, in %", overflow="fold", min_width=_NAME)
     for block in blocks:
@@ -75,7 +76,7 @@ def _ranking(document: content.Document) -> Table:
         table.add_column("\n\nasr_pixel", justify="right", no_wrap=True)
     table.add_column("\ngrads\nper it.", justify="right", no_wrap=True)
     table.add_column("\nseconds\nper image", justify="right", no_wrap=True)
-    for ranked in content.ranking(document):
+    for ranked in ranking(document):
         scores = [ranked.scores.get(block) for block in blocks]
         numbers = [n for s in scores for n in ((s.asr_miou, s.asr_pixel) if s else (None, None))]
         control = ranked.place is None
@@ -83,47 +84,47 @@ def _ranking(document: content.Document) -> Table:
             Text(f"{ranked.attack} (control)" if control else ranked.attack),
             *(percent(number) for number in numbers),
             ranked.gradients,
-            content.seconds(ranked.seconds_per_image),
+            seconds(ranked.seconds_per_image),
             style="dim" if control else "",
         )
     return table
 
 
-def _leads(document: content.Document) -> Table:
+def _leads(document: Document) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=_NAME)
     table.add_column("asr_miou", justify="right", no_wrap=True)
     # Intervals have blanks, at which they would be taken to break.
-    longest = max(len(content.ends(lead.overall.asr_miou_interval)) for lead in content.leads(document))
+    longest = max(len(ends(lead.overall.asr_miou_interval)) for lead in leads(document))
     table.add_column("95 % interval", justify="right", no_wrap=True, min_width=longest)
     table.add_column("asr_pixel", justify="right", no_wrap=True)
     table.add_column("ahead on\nsurrogates", justify="right", no_wrap=True)
-    blocks = content.lead_blocks(document)[:1]
+    blocks = lead_blocks(document)[:1]
     for block in blocks:
         table.add_column("\n".join(block.split()), justify="right", no_wrap=True)
-    for lead in content.leads(document):
+    for lead in leads(document):
         overall = lead.overall
         table.add_row(
             Text(lead.attack),
-            content.signed(overall.asr_miou),
-            content.ends(overall.asr_miou_interval),
-            content.signed(overall.asr_pixel),
+            signed(overall.asr_miou),
+            ends(overall.asr_miou_interval),
+            signed(overall.asr_pixel),
             f"{lead.ahead} of {lead.surrogates}",
-            *(content.signed(lead.blocks[b].asr_miou if b in lead.blocks else None) for b in blocks),
+            *(signed(lead.blocks[b].asr_miou if b in lead.blocks else None) for b in blocks),
         )
     return table
 
 
-def _pairs(document: content.Document, surrogate: str, shown: Iterable[int]) -> Table:
+def _pairs(document: Document, surrogate: str, shown: Iterable[int]) -> Table:
     """One surrogate's cells; columns are numbered, since the names of six models do not fit side by side."""
-    found = content.pairs(document)
-    targets = {f"({i + 1})": content.targets(document)[i] for i in shown}
+    found = pairs(document)
+    numbered = {f"({i + 1})": targets(document)[i] for i in shown}
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("scored on", overflow="fold", min_width=_NAME)
-    for number in targets:
+    for number in numbered:
         table.add_column(number, justify="right", no_wrap=True)
     for attack in document["attacks"]:
-        table.add_row(Text(attack), *(_cell(found.get((attack, surrogate, target))) for target in targets.values()))
+        table.add_row(Text(attack), *(_cell(found.get((attack, surrogate, target))) for target in numbered.values()))
     return table
 
 
@@ -132,9 +133,9 @@ def _cell(pair: Pair | None) -> str:
     return "– " if pair is None else percent(pair.asr_miou) + _MARKS.get(pair.block, " ")
 
 
-def _legend(document: content.Document) -> list[Text]:
-    names = content.short_names(document)
-    lines = [Text(f"({number}) {names[target]}") for number, target in enumerate(content.targets(document), 1)]
+def _legend(document: Document) -> list[Text]:
+    names = short_names(document)
+    lines = [Text(f"({number}) {names[target]}") for number, target in enumerate(targets(document), 1)]
     blocks = {cell["block"] for cell in document["cells"]}
     marks = [f"{mark} {block}" for block, mark in _MARKS.items() if block in blocks]
     return [*lines, Text(", ".join(marks))] if marks else lines
