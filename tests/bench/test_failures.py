@@ -1,0 +1,150 @@
+"""What cannot be read, predicted, attacked or held in memory is named, and the rest goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_run import BARE, CLASSES, network, toy
+
+from segtrans.ensembles import Ensemble
+from segtrans.errors import ModelError
+from segtrans.models import SegModel
+from segtrans.report.costs import failures
+from segtrans.report.ranking import fewer_pairs, headline, ranking
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_a_target_that_fails_everywhere_does_not_stop_the_others(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(targets=["a:1", "broken:0"], attacks=["noise"])
+    assert [c["target"] for c in result["cells"]] == ["a:1"]
+    assert len(result["failures"]) == 6
+    assert all("broken:0" in f["reason"] for f in result["failures"])
+
+
+def test_unreadable_images_are_named_and_left_out(go: Callable[..., dict[str, Any]], data: Path) -> None:
+    (data / "images" / "0.png").write_bytes((data / "images" / "0.png").read_bytes()[:200])
+    result = go()
+    assert [(f["image"], "0.png" in f["reason"]) for f in result["failures"]] == [("0", True)]
+    assert all(c["images"] == 5 for c in result["cells"])
+
+
+def test_images_a_model_fails_on_are_named_and_left_out(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(surrogates=["poisoned:0"], targets=["a:1"])
+    assert [f["image"] for f in result["failures"]] == ["5"]
+    assert "NaN" in result["failures"][0]["reason"]
+    assert all(c["images"] == 5 for c in result["cells"])
+
+
+def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..., dict[str, Any]]) -> None:
+    models = {"both": Ensemble([toy("a:0"), toy("b:2")])}
+    result = go(surrogates=["both", "a:0"], targets=["a:1"], attacks=["mi", "fia"], models=models)
+    assert {(c["surrogate"], c["attack"]) for c in result["cells"]} == {("both", "mi"), ("a:0", "mi"), ("a:0", "fia")}
+    (failure,) = failures(result)
+    reason = "FeatureImportance prepares itself on one network; the surrogate is an ensemble"
+    assert failure.reason == f"attack 'fia' is not for 'both': {reason}"
+    assert (len(failure.images), failure.named.count(",")) == (6, 2)
+    assert failure.named.endswith(" and 3 more")
+    (cost,) = [c for c in result["costs"] if (c["surrogate"], c["attack"]) == ("both", "fia")]
+    assert (cost["images"], cost["gradient_evaluations"], cost["seconds_per_image"]) == (0, 0, None)
+    assert fewer_pairs(result) == ["fia (1 of 2 in same backbone)"]
+    assert {r.attack: r.gradients for r in ranking(result)} == {"mi": "1–2", "fia": "1 +30"}
+    assert headline(result).startswith("mi takes")
+    assert not result["interrupted"]
+    again = go(surrogates=["both"], targets=["a:1"], attacks=["fia", "featuresimilarity(layer='none') + mi"],
+               models=models, seeds=[0, 1])  # fmt: skip
+    assert again["cells"] == []
+    assert [failure.where for failure in failures(again)] == [
+        f"{attack} on both, seed {seed}"
+        for seed in (0, 1)
+        for attack in ("fia", "featuresimilarity(layer='none') + mi")
+    ]
+
+
+class Narrow(nn.Module):
+    """Has memory for so many images at once, or for so many of the size of the data's larger ones."""
+
+    def __init__(self, inner: nn.Module, most: int, large: int, error: type[Exception], words: str) -> None:
+        super().__init__()
+        self.inner, self.most, self.large, self.error, self.words = inner, most, large, error, words
+
+    def __repr__(self) -> str:
+        return "Narrow"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > (self.large if x.shape[-1] > 28 else self.most):
+            raise self.error(self.words)
+        return self.inner(x)
+
+
+def narrow(most: int, large: int, error: type[Exception] = RuntimeError, words: str = "not enough memory") -> SegModel:
+    return SegModel(Narrow(network(0), most, large, error, words), CLASSES, preprocessing=BARE, name="narrow")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError, "CUDA ran full"),
+        (RuntimeError, "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        (RuntimeError, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        (MemoryError, ""),
+    ],
+)
+def test_memory_that_does_not_suffice_changes_nothing(
+    go: Callable[..., dict[str, Any]], tmp_path: Path, error: type[Exception], words: str
+) -> None:
+    values: dict[str, Any] = {"surrogates": ["own"], "targets": ["own", "a:1"], "size": 24, "batch": 6}
+    values["attacks"] = ["mi", "segtrans", "universal"]
+    wide, less = (
+        go(**values, models={"own": narrow(most, most, error, words)}, out=tmp_path / f"{most}") for most in (99, 1)
+    )
+    assert less["cells"] == wide["cells"]
+    assert less["failures"] == []
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(go: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(RuntimeError, match="memory of an elephant"):
+        go(surrogates=["own"], models={"own": narrow(1, 1, RuntimeError, "memory of an elephant")}, size=24)
+
+
+def test_images_too_large_for_memory_are_named_and_tried_again(
+    go: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def run(where: str, large: int, **values: Any) -> dict[str, Any]:
+        return go(models={"own": narrow(2, large)}, attacks=["mi"], out=tmp_path / where, **values)
+
+    # On the surrogate.
+    fresh = run("fresh", 2, surrogates=["own"], targets=["a:1"])
+    short = run("short", 0, surrogates=["own"], targets=["a:1"])
+    assert {f["image"] for f in short["failures"]} == {"1", "3", "5"}
+    assert all("'own' does not fit into memory" in f["reason"] for f in short["failures"])
+    assert [c["images"] for c in short["cells"]] == [3]
+    assert run("short", 2, surrogates=["own"], targets=["a:1"])["cells"] == fresh["cells"]
+    # On a target.
+    fresh = run("fresh", 2, targets=["own", "b:2"])
+    short = run("short", 0, targets=["own", "b:2"])
+    assert [c["images"] for c in short["cells"]] == [3, 6]
+    assert run("short", 2, targets=["own", "b:2"])["cells"] == fresh["cells"]
+    with pytest.raises(ModelError, match="on every image model 'own' does not fit into memory"):
+        go(surrogates=["own"], targets=["own"], models={"own": narrow(0, 0)}, out=tmp_path / "none")
+
+
+def test_gradients_may_not_fit_where_predictions_do(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Narrow.forward
+
+    def training(self: Narrow, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(Narrow, "forward", training)
+    result = go(surrogates=["own"], models={"own": narrow(9, 9)}, attacks=["noise", "mi"])
+    assert {c["attack"] for c in result["cells"]} == {"noise"}
+    assert len(result["failures"]) == 6
+    assert all("attack 'mi' on 'own' does not fit" in f["reason"] for f in result["failures"])

@@ -1,0 +1,59 @@
+"""Signals end a run after the unit in hand, and what is finished is kept."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from segtrans.bench import runner, work
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_interrupt_finishes_the_unit_and_keeps_it(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    craft = work.UnitWork._craft
+
+    def interrupted(self: work.UnitWork) -> None:
+        signal.raise_signal(signal.SIGINT)
+        craft(self)
+
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
+    result = go()
+    assert result["interrupted"]
+    assert {c["attack"] for c in result["cells"]} == {"noise"}
+    monkeypatch.setattr(work.UnitWork, "_craft", craft)
+    again = go()
+    assert {c["attack"] for c in again["cells"]} == {"noise", "mi", "segtrans"}
+    assert not again["interrupted"]
+
+
+def test_interrupt_between_clean_predictions(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[str] = []
+    clean = runner.clean_work
+
+    def interrupted(plan: Any, model: str, *rest: Any) -> Any:
+        predicted.append(model)
+        signal.raise_signal(signal.SIGTERM)
+        return clean(plan, model, *rest)
+
+    monkeypatch.setattr(runner, "clean_work", interrupted)
+    result = go()
+    assert result["interrupted"]
+    assert (predicted, result["cells"]) == (["a:0"], [])
+
+
+def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    assert signal.getsignal(signal.SIGINT) is before
