@@ -52,7 +52,8 @@ def compose(*terms: Part | Attack) -> Attack:
     """One attack from parts and attacks, left to right.
 
     A part replaces what is there (threat, area, goal, objective, step) or follows it (transformations, changes of the
-    backward pass); an attack adds its transformations and overrides whatever it does not leave at its default.
+    backward pass and of the gradient); an attack adds its transformations and overrides whatever it does not leave at
+    its default. Momentum, of whichever kind, replaces momentum and comes last, so that ``di + vmi`` accumulates once.
     """
     result = Attack()
     for term in terms:
@@ -64,14 +65,19 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
     """``result`` with one more term; the fields ``given`` count even where they are at their default."""
     if isinstance(term, Attack):
         joined = {name: getattr(result, name) + getattr(term, name) for name in _SEVERAL.values()}
+        joined["gradients"] = _accumulated_once(joined["gradients"])
         own = {f.name: getattr(term, f.name) for f in fields(term) if f.name not in joined}
         changed = {name: value for name, value in own.items() if name in given or value != getattr(Attack(), name)}
         return replace(result, **changed, **joined)
     for kind, name in _ONE.items():
         if isinstance(term, kind):
             return replace(result, **{name: term})
-    (name,) = (name for kind, name in _SEVERAL.items() if isinstance(term, kind))
-    return replace(result, **{name: (*getattr(result, name), term)})
+    return _joined(result, Attack(**{name: (term,) for kind, name in _SEVERAL.items() if isinstance(term, kind)}))
+
+
+def _accumulated_once(parts: tuple[GradientTransform, ...]) -> tuple[GradientTransform, ...]:
+    accumulators = [part for part in parts if part.accumulates]
+    return (*(part for part in parts if not part.accumulates), *accumulators[-1:])
 
 
 def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:

@@ -1,6 +1,6 @@
 """Layers inside a surrogate: how they are named, found and listened to."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.errors import ModelError, UsageError, unknown
+from segtrans.residuals import residuals
 
 # A model is walked through once. Only names are kept, since a module that is its own layer would never be forgotten.
 _DEPTHS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
@@ -86,7 +87,8 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
     A name may leave out what wraps a network: ``layer3`` is found as ``network.encoder.layer3``; of several modules
     that end in the name it is the one that fewest others contain. Depth is counted in modules that have weights and
     return maps (N, C, h, w), in the order in which they run on ``sample`` (1, 3, H, W): 0.5 is the one in the middle,
-    0 the first, 1 the last.
+    0 the first, 1 the last. For one inside a residual block the block itself stands, whose features are what the next
+    block sees.
 
     Raises:
         UsageError: no module has the name, several could be meant, or the share is not from 0 to 1.
@@ -101,10 +103,18 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
     names = _DEPTHS.get(model)
     if names is None:
         weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-        names = _DEPTHS[model] = in_order(model, sample, weighted)
+        blocks = {residual.block for residual in residuals(model, sample)}
+        names = _DEPTHS[model] = [_around(model, name, blocks) for name in in_order(model, sample, weighted)]
     if not names:
         raise ModelError("no module of the surrogate returns feature maps (N, C, h, w)")
     return model.get_submodule(names[round(layer * (len(names) - 1))])
+
+
+def _around(model: nn.Module, name: str, blocks: Collection[nn.Module]) -> str:
+    """The name of the innermost of ``blocks`` that holds a module, or the module's own."""
+    path = name.split(".")
+    inside = (".".join(path[:end]) for end in range(len(path), 0, -1))
+    return next((outer for outer in inside if model.get_submodule(outer) in blocks), name)
 
 
 def _named(model: nn.Module, layer: str) -> nn.Module:

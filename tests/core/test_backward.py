@@ -160,7 +160,9 @@ def test_skip_gradient_on_the_blocks_of_resnet(block: str, projected: bool) -> N
         y = y if block == "BasicBlock" else b.bn3(b.conv3(y.relu()))
         return model[2]((differently(y, 0.5 * y) + (shortcut(x) if projected else x)).relu())
 
-    assert torch.allclose(gradient_of(SkipGradient(), model), gradient_by_hand(by_hand), rtol=1e-12, atol=1e-14)
+    assert torch.allclose(
+        gradient_of(SkipGradient(factor=0.5), model), gradient_by_hand(by_hand), rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize(

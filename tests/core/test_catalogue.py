@@ -74,11 +74,28 @@ def test_the_last_word_counts_and_transformations_queue() -> None:
         threat=LInf(0.1),
         objective=SegPGD(),
         transforms=(Resize(), Rescale()),
-        gradients=(Momentum(), Smooth(), Momentum(), Momentum()),
+        gradients=(Smooth(), Momentum()),
         iterations=3,
         step_size=0.01,
         random_start=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled_out"),
+    [
+        ("di + vmi", "resize + variance + momentum"),
+        ("di + ti", "mi-di-ti"),
+        ("vmi + ti", "variance + smooth + momentum"),
+        ("mi + smooth", "ti"),
+        ("mi + ni", "ni"),
+        ("mi + momentum(decay=0.5)", "momentum(decay=0.5)"),
+        ("segtrans + vmi", "segpgd(random_start=False) + remap + smooth(size=7) + variance + mi"),
+        ("fspgd + remap + vmi", "pgd(iterations=20) + featuresimilarity + remap + variance + momentum"),
+    ],
+)
+def test_gradients_are_accumulated_once_and_last(text: str, spelled_out: str) -> None:
+    assert attack(text) == attack(spelled_out)
 
 
 def test_what_an_attack_leaves_at_its_default_it_does_not_override() -> None:

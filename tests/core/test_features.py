@@ -86,9 +86,9 @@ class Members(nn.Module):
 
 @pytest.mark.parametrize(
     ("share", "name"),
-    [(0, "body.0"), (0.2, "body.1"), (0.25, "body.1"), (0.5, "body.4.conv"), (0.8, "body.4.bn"), (1, "body.5")],
+    [(0, "body.0"), (0.2, "body.1"), (0.25, "body.1"), (0.5, "body.4"), (0.8, "body.4"), (1, "body.5")],
 )
-def test_depth_counts_modules_with_weights(share: float, name: str) -> None:
+def test_depth_counts_modules_with_weights_and_stands_at_the_ends_of_residual_blocks(share: float, name: str) -> None:
     assert name_of(Context(), share) == name
 
 

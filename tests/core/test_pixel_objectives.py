@@ -16,6 +16,7 @@ from segtrans.data.base import VOID
 from segtrans.errors import UsageError
 from segtrans.goals import Goal, Towards, Untargeted
 from segtrans.objectives import (
+    AdaptiveCrossEntropy,
     BalancedCrossEntropy,
     Cosine,
     CosPGD,
@@ -28,6 +29,7 @@ from segtrans.objectives import (
     SegPGD,
     Spherical,
     TwoStage,
+    UnsureCrossEntropy,
     WrongClass,
     pixel_losses,
 )
@@ -145,10 +147,22 @@ def regions(pixel: Pixel) -> float:
     return pixel.ce * weight * len(pixel.image) / size
 
 
+def adaptive(pixel: Pixel) -> float:
+    left = sum(other.todo() for other in pixel.image) / len(pixel.image)
+    return pixel.ce * (left if pixel.todo() else 1 - left)
+
+
+def unsure(pixel: Pixel) -> float:
+    p = pixel.p()[pixel.y]
+    return pixel.ce * (p <= 0.4 if pixel.targeted else p >= 0.6)
+
+
 FORMULAS: dict[str, tuple[Objective, Callable[[Pixel], float]]] = {
     "cospgd": (CosPGD(), lambda q: q.ce * abs(q.targeted - q.p()[q.y] / math.hypot(*q.p()))),
     "cospgd, sigmoid": (CosPGD(probabilities="sigmoid"), cospgd_sigmoid),
     "masked": (MaskedCrossEntropy(), lambda q: q.ce * q.todo()),
+    "adaptive": (AdaptiveCrossEntropy(), adaptive),
+    "unsure": (UnsureCrossEntropy(confidence=0.4), unsure),
     "balanced": (BalancedCrossEntropy(), balanced),
     "balanced, masked": (BalancedCrossEntropy(masked=True), lambda q: balanced(q) * q.todo()),
     "balanced, given": (BalancedCrossEntropy(pixels=(1, 2, 4, 8)), lambda q: q.ce * 3.75 / 2**q.y),

@@ -3,7 +3,7 @@
 from segtrans.catalogue.entry import PGD, Entry
 from segtrans.composition import compose
 from segtrans.goals import AllAs, HideClass, LeastLikely, Towards
-from segtrans.objectives import CosPGD
+from segtrans.objectives import CosPGD, UnsureCrossEntropy
 
 ENTRIES = (
     Entry(
@@ -22,12 +22,12 @@ ENTRIES = (
         paper="arXiv:1711.09856", venue="CVPR 2018", family="targeted", provenance="paper",
     ),
     Entry(
-        name="hide", attack=compose(HideClass()),
+        name="hide", attack=compose(HideClass(), UnsureCrossEntropy()),
         title="hides class 0, or that of a hideclass(index=…) added, under its nearest neighbours, image by image",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
     Entry(
-        name="all-as", attack=compose(AllAs()),
+        name="all-as", attack=compose(AllAs(), UnsureCrossEntropy()),
         title="everything as class 0, or that of an allas(index=…) added",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),

@@ -6,6 +6,7 @@ from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
 from segtrans.gradients import Smooth
 from segtrans.objectives import (
+    AdaptiveCrossEntropy,
     AugmentedLagrangian,
     BalancedCrossEntropy,
     Cosine,
@@ -28,6 +29,7 @@ from segtrans.worst import WorstCase
 
 # SEA's code begins SegPGD's weights anew with every stage; here they go on.
 SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
+PDPGD = Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False)
 SEA_OBJECTIVES = (MaskedCrossEntropy(), SegPGD(), JensenShannon(), Spherical())
 
 ENTRIES = (
@@ -98,7 +100,7 @@ ENTRIES = (
     ),
     Entry(
         name="dag", attack=compose(WrongClass()),
-        title="dense adversary generation, projected to the budget",
+        title="dense adversary generation with sign steps, projected to the budget",
         paper="arXiv:1703.08603", venue="ICCV 2017", family="segmentation", provenance="code",
     ),
     Entry(
@@ -114,11 +116,7 @@ ENTRIES = (
         paper="arXiv:2206.07179", venue="CVPR 2023", family="segmentation", provenance="code",
     ),
     Entry(
-        name="pdpgd",
-        attack=compose(
-            LInf(1), PrimalDual(), Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False),
-            Attack(iterations=500, step_size=0.01),
-        ),
+        name="pdpgd", attack=compose(LInf(1), PrimalDual(), PDPGD, Attack(iterations=500, step_size=0.01)),
         title="primal-dual proximal gradient descent: as alma-prox, with dual variables",
         paper="arXiv:2106.01538", venue="arXiv 2021", family="segmentation", provenance="third-party",
     ),
@@ -128,7 +126,7 @@ ENTRIES = (
         paper="arXiv:1911.13038", venue="ECCV 2020", family="segmentation", provenance="code",
     ),
     Entry(
-        name="patch", attack=compose(LInf(1), Patch(), Resize(copies=4, probability=1.0), MI),
+        name="patch", attack=compose(LInf(1), Patch(), AdaptiveCrossEntropy(), Resize(copies=4, probability=1.0), MI),
         title="patch of free pixels, in expectation over sizes and places",
         paper="arXiv:2201.01850", venue="TNNLS 2023", family="segmentation", provenance="paper",
     ),

@@ -24,9 +24,12 @@ class GradientTransform(ABC):
 
     Attributes:
         apart: whether every call of the inner one is, or costs as much as those, for a single member of an ensemble.
+        accumulates: whether it sums gradients up over the iterations. Of such parts an attack that is composed has one,
+            the last one named, and it comes after all others.
     """
 
     apart: ClassVar[bool] = False
+    accumulates: ClassVar[bool] = False
 
     @property
     def evaluations(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Momentum(GradientTransform):
     """Accumulates normalised gradients: g ← decay·g + ∇/mean|∇| (MI-FGSM, Dong et al., CVPR 2018)."""
+
+    accumulates: ClassVar[bool] = True
 
     decay: float = 1.0
 
@@ -38,6 +40,8 @@ class Momentum(GradientTransform):
 @dataclass(frozen=True, kw_only=True)
 class Nesterov(GradientTransform):
     """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
+
+    accumulates: ClassVar[bool] = True
 
     decay: float = 1.0
 

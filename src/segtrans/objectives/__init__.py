@@ -13,6 +13,7 @@ from segtrans.objectives.features import (
     Prototype,
 )
 from segtrans.objectives.pixels import (
+    AdaptiveCrossEntropy,
     BalancedCrossEntropy,
     CosPGD,
     CrossEntropy,
@@ -20,9 +21,11 @@ from segtrans.objectives.pixels import (
     RegionWeighted,
     SegPGD,
     TwoStage,
+    UnsureCrossEntropy,
 )
 
 __all__ = [
+    "AdaptiveCrossEntropy",
     "Attribution",
     "AugmentedLagrangian",
     "BalancedCrossEntropy",
@@ -44,6 +47,7 @@ __all__ = [
     "SegPGD",
     "Spherical",
     "TwoStage",
+    "UnsureCrossEntropy",
     "WrongClass",
     "pixel_losses",
     "valid_mean",

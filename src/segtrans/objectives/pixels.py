@@ -93,6 +93,42 @@ class MaskedCrossEntropy(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptiveCrossEntropy(Objective):
+    """Cross-entropy in which pixels still classified correctly have weight γ and the others 1-γ, where γ is the share
+    of the valid pixels that are still correct: the fewer are left, the less they have to say (the patch attack of Nesti
+    et al., WACV 2022, arXiv 2108.06179). Towards a target, of the pixels not there yet.
+    """
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        losses = pixel_losses(view.logits, view.labels)
+        left = unfinished(view, run).to(losses)
+        share = valid_mean(left, view.labels)[:, None, None]
+        return valid_mean(losses * (left * (2 * share - 1) + 1 - share), view.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnsureCrossEntropy(Objective):
+    """Cross-entropy of the pixels where the goal is not reached beyond doubt: with a target, those that give it a
+    probability of at most ``confidence``; otherwise those that give their label at least one minus that (Metzen et al.,
+    ICCV 2017, arXiv 1704.05712, whose weight between the hidden object and its surroundings is left out).
+
+    Attributes:
+        confidence: from 0 to 1, which leaves no pixel out.
+    """
+
+    confidence: float = 0.75
+
+    def __post_init__(self) -> None:
+        check_number("UnsureCrossEntropy confidence", self.confidence, 0, 1)
+
+    def __call__(self, view: View, run: Run) -> Tensor:
+        losses = pixel_losses(view.logits, view.labels)
+        probability = losses.detach().neg().exp()
+        unsure = probability <= self.confidence if run.targeted else probability >= 1 - self.confidence
+        return valid_mean(losses * unsure, view.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BalancedCrossEntropy(Objective):
     """Cross-entropy in which every class weighs the same, however many pixels it has
     (SEA's balanced loss, Croce et al., ECCV 2024, arXiv 2306.12941). Towards a target, classes are the target's.
