@@ -64,20 +64,21 @@ def compose(*terms: Part | Attack) -> Attack:
 def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) -> Attack:
     """``result`` with one more term; the fields ``given`` count even where they are at their default."""
     if isinstance(term, Attack):
-        joined = {name: getattr(result, name) + getattr(term, name) for name in _SEVERAL.values()}
-        joined["gradients"] = _accumulated_once(joined["gradients"])
+        joined = {name: _queue(getattr(result, name) + getattr(term, name)) for name in _SEVERAL.values()}
         own = {f.name: getattr(term, f.name) for f in fields(term) if f.name not in joined}
         changed = {name: value for name, value in own.items() if name in given or value != getattr(Attack(), name)}
         return replace(result, **changed, **joined)
     for kind, name in _ONE.items():
         if isinstance(term, kind):
             return replace(result, **{name: term})
-    return _joined(result, Attack(**{name: (term,) for kind, name in _SEVERAL.items() if isinstance(term, kind)}))
+    (name,) = (name for kind, name in _SEVERAL.items() if isinstance(term, kind))
+    return replace(result, **{name: _queue((*getattr(result, name), term))})
 
 
-def _accumulated_once(parts: tuple[GradientTransform, ...]) -> tuple[GradientTransform, ...]:
-    accumulators = [part for part in parts if part.accumulates]
-    return (*(part for part in parts if not part.accumulates), *accumulators[-1:])
+def _queue(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The same, with one accumulating part, which is the last one named, at the end."""
+    accumulators = [part for part in parts if isinstance(part, GradientTransform) and part.accumulates]
+    return (*(part for part in parts if part not in accumulators), *accumulators[-1:])
 
 
 def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:
