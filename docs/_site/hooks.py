@@ -48,14 +48,15 @@ def _catalogue() -> str:
     parts = ["---\nhide: [toc]\n---\n\n# Catalogue", intro + " ".join(provenance.split())]
     for family in dict.fromkeys(row["family"] for row in rows):
         lines = [
-            "| name | what | paper | venue | gradients | iterations | provenance |",
-            "|---|---|---|---|---|---|---|",
+            "| name | what | composition | paper | venue | gradients | iterations | provenance |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             if row["family"] == family:
                 gradients = f"{row['gradients per iteration']}{f' + {p}' if (p := row['preparation']) else ''}"
                 cells = (
-                    f"`{row['name']}`", row["title"], _linked(row["paper"]), row["venue"], gradients, row["iterations"],
+                    f"`{row['name']}`", row["title"], f"`{row['composition']}`".replace(" | ", "` or `"),
+                    _linked(row["paper"]), row["venue"], gradients, row["iterations"],
                     row["provenance"],
                 )  # fmt: skip
                 lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -23,7 +23,7 @@ from segtrans.gradients import GradientTransform
 from segtrans.interop.foreign import foreign
 from segtrans.objectives import Objective
 from segtrans.steps import Step
-from segtrans.threat import Threat
+from segtrans.threat import Threat, fraction, in_grey_levels
 from segtrans.transforms import Transform
 from segtrans.worst import AnyAttack, WorstCase
 
@@ -81,10 +81,36 @@ def _queue(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return (*(part for part in parts if part not in accumulators), *accumulators[-1:])
 
 
+def spell(attack: Attack) -> str:
+    """An attack spelled out of its parts, such that :func:`read` finds it again; what is at its default is left out."""
+    plain = Attack()
+    parts = [part for name in _ONE.values() if (part := getattr(attack, name)) != getattr(plain, name)]
+    parts += [part for name in _SEVERAL.values() for part in getattr(attack, name)]
+    terms = [_spelled(type(part).__name__, part, {f.name for f in fields(part)}) for part in parts]
+    own = _spelled("bim", attack, _OWN)
+    return " + ".join(terms if terms and own == "bim" else [own, *terms])
+
+
+def _spelled(name: str, value: Part | Attack, keys: Collection[str]) -> str:
+    changed = {f.name: getattr(value, f.name) for f in fields(value) if f.name in keys}
+    changed = {key: v for key, v in changed.items() if v != getattr(type(value), key)}
+    said = ", ".join(f"{key}={_literal(v) if key in _LENGTHS else repr(v)}" for key, v in changed.items())
+    return f"{name}({said})" if said else name
+
+
+_LENGTHS = ("eps", "step_size")
+
+
+def _literal(length: float | str) -> str:
+    shown = repr(length) if isinstance(length, str) else in_grey_levels(length)
+    return shown if isinstance(length, str) or fraction(shown, "eps") == length else repr(length)
+
+
 def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:
     """The attack that ``text`` spells: ``name``, ``name(setting=value, …)``, or several of these joined by ``+``.
 
-    The ``named`` attacks come before parts of the same name, and take their settings too. Where one is the worst case
+    The ``named`` attacks come before parts of the same name, and take their settings too; a part's capitalised name
+    means the part alone, so that ``SegPGD`` has no random start and ``segpgd`` has. Where one is the worst case
     of several attacks, settings and other terms are for each of these. Values are numbers, fractions (``8/255``),
     strings, booleans and tuples. The ``protocol`` is what :meth:`segtrans.attack.Attack.configured` takes, and decides
     what ``text`` does not say itself.
@@ -129,7 +155,7 @@ def _term(text: str, named: Mapping[str, "Entry"]) -> tuple[tuple[Part | Attack,
     if match is None:
         raise UsageError(f"cannot read attack term {text!r}; write name or name(setting=value, …)")
     name, settings = match[1].lower(), _settings(text, match[2] or "()")
-    if name in named:
+    if name in named and not (name in PARTS and match[1] == PARTS[name].__name__):
         # An attack named after its part, such as admix, takes the settings of both.
         part = PARTS.get(name)
         makes = [partial(_with, attack, part) for attack in named[name].attack.attacks]
@@ -142,7 +168,7 @@ def _term(text: str, named: Mapping[str, "Entry"]) -> tuple[tuple[Part | Attack,
         raise unknown("attack or part", name, {*named, *PARTS})
     for key in settings:
         if key not in allowed:
-            whose = _whose(key, named[name].attack.attacks) if name in named else ""
+            whose = _whose(key, named[name].attack.attacks) if kinds[0] is Attack else ""
             raise UsageError(f"{unknown(f'setting of {name}', key, allowed)}{whose}")
     try:
         values = tuple(make(**settings) for make in makes)

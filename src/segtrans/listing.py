@@ -6,12 +6,15 @@ from dataclasses import fields
 from inspect import getdoc
 from typing import Any
 
+from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry
+from segtrans.composition import spell
 from segtrans.data import READERS
 from segtrans.errors import SegtransError
 from segtrans.models import load_model
 from segtrans.models.load import SOURCES
-from segtrans.threat import in_grey_levels
+from segtrans.steps import Adaptive
+from segtrans.threat import LInf, in_grey_levels
 from segtrans.zoo import cards, read_card
 
 Row = dict[str, Any]
@@ -42,8 +45,9 @@ def attacks() -> list[Row]:
             "gradients per iteration": entry.attack.evaluations_per_iteration if entry.attack.iterations else 0,
             "preparation": entry.attack.preparation,
             "iterations": entry.attack.iterations,
-            "step": ", ".join(dict.fromkeys(str(a.step_size) for a in entry.attack.attacks if a.iterations)),
-            "eps": in_grey_levels(entry.attack.threat.radius),
+            "step": ", ".join(dict.fromkeys(_step(a) for a in entry.attack.attacks if a.iterations)),
+            "eps": in_grey_levels(entry.attack.threat.radius) if entry.attack.threat != LInf(1) else "none",
+            "composition": " | ".join(map(spell, entry.attack.attacks)),
             "provenance": entry.provenance,
             "paper": entry.paper,
             "venue": entry.venue,
@@ -51,6 +55,12 @@ def attacks() -> list[Row]:
         }
 
     return _rows(ENTRIES, row)
+
+
+def _step(attack: Attack) -> str:
+    if isinstance(attack.step, Adaptive):
+        return "found"
+    return attack.step_size if isinstance(attack.step_size, str) else in_grey_levels(attack.step_size)
 
 
 def parts() -> list[Row]:

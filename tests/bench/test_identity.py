@@ -262,7 +262,8 @@ SAME_WORK: dict[str, Any] = {
     "name of the data": data(lambda data: replace(data, name="another")),
     "copy of a model": remade("s", 0),
     "source of the report": source("report/html.py"),
-    "source of the command line": source("cli.py"),
+    "source of the command line": source("cli/options.py"),
+    "source of the checks": source("testing/attacks.py"),
     "place of the results": lambda setup: setup.config.update(out=setup.root / "elsewhere"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from segtrans.areas import Everywhere, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry, attack, compose
-from segtrans.composition import Part
+from segtrans.composition import Part, spell
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
@@ -79,6 +79,33 @@ def test_the_last_word_counts_and_transformations_queue() -> None:
         step_size=0.01,
         random_start=True,
     )
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_can_be_spelled_out(name: str) -> None:
+    for value in ENTRIES[name].attack.attacks:
+        assert attack(spell(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Attack(), "bim"),
+        (Attack(gradients=(Momentum(),)), "Momentum"),
+        (Attack(threat=LInf("4/255"), step_size=1 / 255), "bim(step_size=1/255) + LInf(eps=4/255)"),
+        (Attack(threat=L2(0.3), step_size="eps/T"), "bim(step_size='eps/T') + L2(eps=0.3)"),
+        (Attack(objective=SegPGD(), transforms=(Remap(window=(0.6, 1.0)),)), "SegPGD + Remap(window=(0.6, 1.0))"),
+    ],
+)
+def test_spelling(value: Attack, text: str) -> None:
+    assert spell(value) == text
+    assert attack(text) == value
+
+
+def test_a_capitalised_name_means_the_part_alone() -> None:
+    assert attack("SegPGD") == Attack(objective=SegPGD()) != attack("segpgd")
+    assert attack("Admix(share=0.1)").transforms == (Admix(share=0.1),)
+    assert attack("MI") == attack("mi"), "but names of attacks may be written as papers do"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Transformations that move pixels, against a second, plain way of doing the same with the same random numbers."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from pixel_by_pixel import picture
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
@@ -42,27 +42,6 @@ SIDES = ("vertical_roll", "horizontal_roll", "vertical_flip", "horizontal_flip",
 
 def tail(numbers: Tensor) -> list[int]:
     return [round(float(number)) for number in numbers]
-
-
-def at(x: Tensor, y: Tensor, row: float, col: float) -> tuple[Tensor, int]:
-    """One image's colour between four pixels, and the label of the nearest; positions beyond the image are clamped."""
-    height, width = y.shape
-    row, col = min(max(row, 0.0), height - 1.0), min(max(col, 0.0), width - 1.0)
-    r, c = min(int(row), height - 1), min(int(col), width - 1)
-    below, beside = min(r + 1, height - 1), min(c + 1, width - 1)
-    down, right = row - r, col - c
-    colour = (1 - down) * ((1 - right) * x[:, r, c] + right * x[:, r, beside])
-    return colour + down * ((1 - right) * x[:, below, c] + right * x[:, below, beside]), int(y[round(row), round(col)])
-
-
-def picture(x: Tensor, y: Tensor, source: Callable[[int, int], tuple[float, float] | None]) -> tuple[Tensor, Tensor]:
-    """One image and its labels read pixel by pixel; black and void where ``source`` is None."""
-    image, label = torch.zeros_like(x), torch.full_like(y, VOID)
-    for row in range(y.shape[0]):
-        for col in range(y.shape[1]):
-            if (place := source(row, col)) is not None:
-                image[:, row, col], label[row, col] = at(x, y, *place)
-    return image, label
 
 
 def turned(x: Tensor, y: Tensor, angle: float) -> tuple[Tensor, Tensor]:
@@ -336,9 +315,9 @@ def test_other_copies_are_compared_with_as_they_were_drawn() -> None:
 
     run = run_of(read("copysimilarity + warp(copies=2, descent=0.5)"), X[:2], Y[:2], Watched())
     run.gradient(run.x)
-    # The first no-gradient pass finds the layer; then come, copy by copy, one before the descent and one after it.
-    assert len(seen) == 5
-    for number, image in enumerate(seen[1:]):
+    # The first two without gradients find the layer; then come, copy by copy, one before the descent and one after it.
+    assert len(seen) == 6
+    for number, image in enumerate(seen[2:]):
         other = run.draw(1, torch.full((2,), 1 - number // 2))
         assert torch.equal(image, Warp(copies=2)(run.x, run.y, other)[0])
 

@@ -1,8 +1,10 @@
 """Input transformations, each against its description."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from pixel_by_pixel import coordinates, picture
 from torch.nn import functional as F
 
 from segtrans.data.base import VOID
@@ -95,12 +97,6 @@ def test_impossible_settings_are_refused(make: type) -> None:
         make()
 
 
-def coordinates(size: tuple[int, int], batch: int) -> Tensor:
-    """An image whose channels are row, column and 1, so that what arrives says where it came from."""
-    rows, cols = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in size), indexing="ij")
-    return torch.stack([rows, cols, torch.ones(size, dtype=torch.float64)]).expand(batch, -1, -1, -1)
-
-
 def test_resample_reads_where_it_is_told() -> None:
     rows, cols = (5 * draw(2, seed=s).uniform(4, 7) for s in (1, 2))
     image, label = resample(coordinates(SIZE, 2), coordinates(SIZE, 2)[:, 1].long(), rows, cols)
@@ -119,83 +115,6 @@ def test_resample_clamps_and_blanks() -> None:
     assert VOID not in label[0, 0, :2]
 
 
-@pytest.mark.parametrize("grid", [1, 2, 3, 7])
-@pytest.mark.parametrize("cuts", ["random", "even"])
-def test_remap_shows_windows_of_the_image(grid: int, cuts: str) -> None:
-    """Within a region rows and columns advance evenly, by window / region, up or down where mirrored."""
-    part = Remap(grid=grid, cuts=cuts, window=(0.5 / grid, 1.5 / grid))
-    image, _ = part(coordinates(SIZE, 40), dense(40, SIZE), draw(40))
-    assert torch.allclose(image[:, 2], torch.ones_like(image[:, 2])), "every pixel is filled"
-    for source, axis in ((image[:, 0], 1), (image[:, 1], 2)):
-        steps = source.diff(dim=axis)
-        # Every region border may jump; the rest of the rows are even steps of at most the largest scale.
-        even = (steps.abs() <= 1.6).all(3 - axis)
-        assert (~even).sum(1).max() <= grid - 1
-    assert image[:, 0].max() <= SIZE[0] - 1
-    assert image[:, 1].max() <= SIZE[1] - 1
-
-
-def test_remap_reaches_every_corner() -> None:
-    image, _ = Remap()(coordinates(SIZE, 200), dense(200, SIZE), draw(200))
-    for channel, side in ((0, SIZE[0]), (1, SIZE[1])):
-        assert image[:, channel].min() < 0.5
-        assert image[:, channel].max() > side - 1.5
-        assert image[:, channel].mean() == pytest.approx((side - 1) / 2, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("flip", "rows", "cols"), [("none", False, False), ("horizontal", False, True), ("both", True, True)]
-)
-def test_remap_mirrors_as_told(flip: str, rows: bool, cols: bool) -> None:
-    image, _ = Remap(grid=1, window=(1, 1), flip=flip)(coordinates(SIZE, 60), dense(60, SIZE), draw(60))
-    for mirrored, channel, axis in ((rows, 0, 1), (cols, 1, 2)):
-        down = (image[:, channel].diff(dim=axis) < 0).flatten(1).all(1).double().mean()
-        assert (0.25 < down < 0.75) if mirrored else down == 0
-
-
-def test_remap_draws_its_cuts_within_bounds() -> None:
-    """Sides in proportion to U(1, 2): of two, none is smaller than a third."""
-    part = Remap(grid=2, window=(0.001, 0.001), flip="none")
-    image, _ = part(coordinates((60, 60), 300), dense(300, (60, 60)), draw(300))
-    # A window of one pixel shows constant regions, whose borders are where rows change.
-    border = (image[:, 0, :, 0].diff(dim=1) != 0).double().argmax(1) + 1
-    border = border[(image[:, 0, :, 0].diff(dim=1) != 0).any(1)]
-    assert 20 <= border.min() < 23
-    assert 37 < border.max() <= 40
-    even, _ = Remap(grid=2, cuts="even", window=(0.001, 0.001), flip="none")(
-        coordinates((60, 60), 30), dense(30, (60, 60)), draw(30)
-    )
-    assert set((even[:, 0, :, 0].diff(dim=1) != 0).nonzero()[:, 1].tolist()) == {29}
-
-
-@pytest.mark.parametrize("grid", [2, 3, (2, 3)])
-def test_remap_reads_around_every_region_once(grid: int | tuple[int, ...]) -> None:
-    """Windows of one pixel come from distinct regions, all of them."""
-    part = Remap(grid=grid, cuts="even", window=(0.001, 0.001), flip="none")
-    image, _ = part(coordinates((36, 36), 50), dense(50, (36, 36)), draw(50))
-    found = set()
-    for one in image[:, :2]:
-        seen = one.flatten(1).T.unique(dim=0)
-        n = round(len(seen) ** 0.5)
-        cells = {tuple((point // (36 / n)).int().tolist()) for point in seen}
-        assert cells == {(i, j) for i in range(n) for j in range(n)}
-        found.add(n)
-    assert found == set(grid if isinstance(grid, tuple) else (grid,))
-
-
-def test_remap_draws_windows_of_the_size_it_is_told() -> None:
-    """As a share of the image, whatever the grid, where regions are of one size."""
-    for grid in (1, 2, 4):
-        part = Remap(grid=grid, cuts="even", window=(0.25, 0.5), flip="none")
-        image, _ = part(coordinates((96, 96), 80), dense(80, (96, 96)), draw(80))
-        side = 96 // grid
-        first = image[:, 0, :side, 0]
-        windows = first[:, -1] - first[:, 0] + 1
-        assert windows.min() >= 0.25 * 96 - 1
-        assert windows.max() <= 0.5 * 96 + 1
-        assert windows.mean() == pytest.approx(36, abs=2.5)
-
-
 def test_resize_puts_the_whole_image_somewhere_on_black() -> None:
     part = Resize(scale=(0.5, 0.8), probability=1)
     image, label = part(coordinates(SIZE, 100), dense(100, SIZE), draw(100))
@@ -210,6 +129,32 @@ def test_resize_puts_the_whole_image_somewhere_on_black() -> None:
     tops = inside.any(2).double().argmax(1)
     assert tops.min() == 0
     assert len(set(tops.tolist())) > 5
+
+
+@pytest.mark.parametrize("part", [Resize(), Resize(scale=(0.3, 0.9), probability=1.0)], ids=repr)
+def test_resize_pixel_by_pixel(part: Resize) -> None:
+    size, count = (9, 14), 6
+    x, y, numbers = images(count, size), labels(count, size, block=3), draw(count, seed=2)
+    factor = numbers.uniform(low=part.scale[0], high=part.scale[1])
+    factor = factor.where(numbers.chance(part.probability), 1)
+    image, label = part(x, y, draw(count, seed=2))
+    small = [(factor * side).round().clamp(1) for side in size]
+    offset = [numbers.integers((side + 1 - s).long()) for side, s in zip(size, small, strict=True)]
+
+    def shown(i: int) -> Callable[[int, int], tuple[float, float] | None]:
+        (height, width), (top, left) = ([int(values[i]) for values in both] for both in (small, offset))
+
+        def source(row: int, col: int) -> tuple[float, float] | None:
+            if not (top <= row < top + height and left <= col < left + width):
+                return None
+            return (row - top + 0.5) * size[0] / height - 0.5, (col - left + 0.5) * size[1] / width - 0.5
+
+        return source
+
+    for i in range(count):
+        theirs, their = picture(x[i], y[i], shown(i))
+        assert (image[i] - theirs).abs().max() <= 1e-12
+        assert torch.equal(label[i], their)
 
 
 def test_resize_leaves_some_images_alone() -> None:

@@ -17,10 +17,10 @@ from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.ensembles import Ensemble
 from segtrans.errors import MissingError, UsageError
-from segtrans.interop import Foreign, foreign
+from segtrans.interop import LIBRARIES, Foreign
 from segtrans.models import wrap
 from segtrans.testing import check_attack
-from segtrans.threat import L2, LInf
+from segtrans.threat import L2, LInf, Threat
 from toys import Context, images, labels
 
 PACKAGES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "art", "adv_lib": "adv_lib"}
@@ -179,13 +179,13 @@ def test_members_of_an_ensemble_count_for_themselves() -> None:
 @each_library
 def test_settings_are_passed_on(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    call = foreign.LIBRARIES[library].call
+    call = LIBRARIES[library].call
 
-    def watched(attack: Foreign, shown: Any, arguments: dict[str, Any]) -> Any:
+    def watched(make: Any, threat: Threat, shown: Any, arguments: dict[str, Any]) -> Any:
         given.update(arguments)
-        return call(attack, shown, arguments)
+        return call(make, threat, shown, arguments)
 
-    monkeypatch.setitem(foreign.LIBRARIES, library, foreign.LIBRARIES[library]._replace(call=watched))
+    monkeypatch.setitem(LIBRARIES, library, LIBRARIES[library]._replace(call=watched))
     found = theirs(PGD[library]).configured(eps="4/255", iterations=7, step_size="eps/T")
     found.perturb(Context(), images(1))
     words = {

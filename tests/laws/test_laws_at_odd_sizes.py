@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read
 from segtrans.objectives.constraints import PixelMultipliers
-from segtrans.objectives.features import PreparedObjective
+from segtrans.objectives.prepared import PreparedObjective
 from segtrans.steps import Proximal
 from segtrans.testing import check_call
 from segtrans.transforms import Transform

@@ -1,4 +1,4 @@
-"""Minimum-norm attacks are adv-lib's, in float64, where the two are meant to be the same.
+"""Minimum-norm attacks and DAG are adv-lib's, in float64, where the two are meant to be the same.
 
 It keeps step sizes, weights and scales in float32, and finds proximal points by iterations that it ends early or that
 resolve no more than the root of the precision; both are made exact here, and its proximal points are compared by
@@ -17,9 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
+from segtrans.catalogue import compose
 from segtrans.data.base import VOID
-from segtrans.steps import shrunk
+from segtrans.objectives import Margin
+from segtrans.steps import Proportional, shrunk
+from segtrans.threat import LInf
 from toys import Context, images, labels
 
 pytest.importorskip("adv_lib", reason="adv-lib is not installed ; make setup installs it")
@@ -35,7 +39,7 @@ TARGETS = {"predictions": MODEL(X).argmax(1).masked_fill(VOIDS, VOID), "labels":
 each_target = pytest.mark.parametrize("y", TARGETS.values(), ids=TARGETS)
 
 
-MODULES = {"alma_prox": "alma_prox", "pdpgd": "primal_dual_gradient_descent"}
+MODULES = {"alma_prox": "alma_prox", "pdpgd": "primal_dual_gradient_descent", "dag": "dense_adversary"}
 
 
 class Wide:
@@ -60,10 +64,10 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Tensor]]:
     # Ours rounds the slope, so that it does not depend on the batch.
     monkeypatch.setattr("segtrans.objectives.constraints._softplus", F.softplus)
 
-    def attack(name: str, y: Tensor, **settings: Any) -> Tensor:
+    def attack(name: str, y: Tensor, x: Tensor = X, **settings: Any) -> Tensor:
         torch.set_default_dtype(torch.float64)
         one = partial(getattr(modules[name], name), MODEL, **settings)
-        parts = zip(X.split(1), y.where(y != VOID, 0).split(1), (y != VOID).split(1), strict=True)
+        parts = zip(x.split(1), y.where(y != VOID, 0).split(1), (y != VOID).split(1), strict=True)
         return torch.cat([one(inputs=image, labels=label, masks=valid) for image, label, valid in parts])
 
     # Its search for proximal points would be compiled, for minutes.
@@ -111,3 +115,26 @@ def test_pdpgd(theirs: Callable[..., Tensor], y: Tensor) -> None:
     expected = theirs("pdpgd", y, norm=float("inf"), num_steps=20, primal_lr=0.01, **exact)
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
     assert (found != X).any()
+
+
+@each_target
+def test_dag(theirs: Callable[..., Tensor], y: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs drives pixels to the strongest other class, where the paper and our ``dag`` draw one, and stops on its
+    own; after as many steps ours is at the same place.
+    """
+    passes: list[int] = []
+    forward = Context.forward
+
+    def counted(self: Context, x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return forward(self, x)
+
+    for image, label in zip(X.split(1), y.split(1), strict=True):
+        passes.clear()
+        with monkeypatch.context() as counting:
+            counting.setattr(Context, "forward", counted)
+            expected = theirs("dag", label, image, γ=0.005, adv_threshold=0.9)
+        steps = len(passes) - 1
+        assert 5 < steps < 199, "it stopped"
+        ours = compose(LInf(1), Margin(confidence=0.0), Proportional(), Attack(iterations=steps, step_size=0.005))
+        assert torch.allclose(ours(MODEL, image, label), expected, rtol=0, atol=1e-9)

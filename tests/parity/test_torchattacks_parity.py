@@ -5,7 +5,7 @@ torchattacks averages its loss over the whole batch and we do not, so batches ar
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from segtrans.catalogue import attack as read
 from segtrans.catalogue import compose
+from segtrans.gradients import Momentum
 from segtrans.random import Draw
 from segtrans.threat import LInf
+from segtrans.transforms import Resize
 from toys import Context, dense, images, run_of
 
 torchattacks = pytest.importorskip("torchattacks", reason="torchattacks is not installed ; make setup installs it")
@@ -80,6 +82,49 @@ class TheirStart(LInf):
 
     def start(self, x: Tensor, draw: Draw) -> Tensor:
         return (x + torch.empty_like(x).uniform_(-self.radius, self.radius)).clamp(0, 1)
+
+
+class TheirNumbers:
+    """Answers :class:`Resize` what torchattacks' global generator says, for images of one side."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.small = int(torch.randint(int(0.9 * side), side, (1,), dtype=torch.int32))
+        self.offsets = [int(torch.randint(0, side - self.small, (1,), dtype=torch.int32)) for _ in range(2)]
+        self.changed = bool(torch.rand(1) < 0.5)
+
+    def uniform(self, **bounds: float) -> Tensor:
+        return torch.tensor([self.small / self.side], dtype=torch.float64)
+
+    def chance(self, probability: float) -> Tensor:
+        return torch.tensor([self.changed])
+
+    def integers(self, bound: Tensor) -> Tensor:
+        # Where an image is left alone there is nothing to place.
+        return torch.tensor([self.offsets.pop(0) if self.changed else 0])
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheirResize(Resize):
+    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        return super().__call__(x, y, cast(Draw, TheirNumbers(x.shape[-1])))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_input_diversity_is_the_same(decay: float, seed: int) -> None:
+    """Labels stay where they are, as theirs do. Ours reads positions, theirs interpolates and pads: equal but for
+    rounding. Ours also draws the largest size and the last place, which theirs never does.
+    """
+    x, y = images(1, (30, 30)), dense(1, (30, 30))
+    torch.manual_seed(seed)
+    expected = torchattacks.DIFGSM(MODEL, eps=EPS, alpha=2 / 255, steps=STEPS, decay=decay)(x, y)
+    torch.manual_seed(seed)
+    found = compose(TheirResize(labels="keep"), Momentum(decay=decay))(MODEL, x, y)
+    assert (found - expected).abs().max() <= 1e-12
 
 
 def test_same_from_a_shared_random_start() -> None:

@@ -37,9 +37,9 @@ LIBRARIES = (
 )
 NOT_DECIDING = frozenset(
     {
-        "report",
+        *("cli", "report", "testing"),
         *(f"bench/{name}.py" for name in ("engines", "estimate", "results", "stopping", "summary", "tables")),
-        *(f"{name}.py" for name in ("cli", "completion", "demo", "doctor", "fetch", "listing", "testing", "track")),
+        *(f"{name}.py" for name in ("completion", "demo", "doctor", "fetch", "listing", "track")),
         "unpack.py",
     }
 )

@@ -4,6 +4,7 @@
 
 import re
 import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -355,4 +356,6 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: on a GPU the most allocated since the unit began, elsewhere the process's peak so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kibibytes, but for macOS.
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,6 @@ time.
 """
 
 import inspect
-import math
 import random
 import re
 import sys
@@ -14,9 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,27 +22,23 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
-from segtrans.errors import MissingError, ModelError, SegtransError, UsageError, check_number, unknown
+from segtrans.errors import ModelError, SegtransError, UsageError, check_number, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
+from segtrans.interop.libraries import LIBRARIES, find, installed_version
+from segtrans.interop.settings import (
+    ALIASES,
+    GIVEN,
+    NORM,
+    RELATIVE,
+    alias,
+    default_iterations,
+    known_settings,
+    takes_norm,
+)
+from segtrans.interop.shown import Shown
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.random import derive, image_keys
 from segtrans.threat import L2, LInf, Threat
-
-_ALIASES = {
-    "eps": ("eps", "max_epsilon", "ε"),
-    "iterations": ("steps", "max_iter", "num_steps", "n_iter", "nb_iter", "num_iter_set", "max_iterations"),
-    "step_size": ("alpha", "eps_step", "abs_stepsize", "absolute_step_size"),
-}
-"""What the libraries call what we call so."""
-
-_RELATIVE = ("rel_stepsize", "relative_step_size")
-"""What they call a step as a share of the budget."""
-
-_NORM = re.compile(r"l(inf|[012])", re.IGNORECASE)
-"""How names of attacks say what they measure."""
-
-_GIVEN = ("model", "classifier", "estimator", "inputs", "images", "labels", "masks", "targeted", "callback", "kwargs")
-"""Arguments that no setting is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +80,9 @@ class Foreign:
     def __post_init__(self) -> None:
         parameters = self._parameters
         for key in self.options:
-            if key not in parameters or key in _GIVEN:
-                raise unknown(f"setting of {self.library}:{self.name}", key, _settings(self._make))
-        object.__setattr__(self, "version", _version(LIBRARIES[self.library].package))
+            if key not in parameters or key in GIVEN:
+                raise unknown(f"setting of {self.library}:{self.name}", key, known_settings(self._make))
+        object.__setattr__(self, "version", installed_version(LIBRARIES[self.library].package))
         object.__setattr__(self, "options", dict(sorted(self.options.items())))
         _ = self.alpha, self._as_ours
 
@@ -219,10 +212,10 @@ class Foreign:
         check_classes(labels, logits.shape[1])
         if self.threat.radius == 0 or bool((labels == VOID).all()):
             return image, True, False, 0
-        shown = _Shown(model, image, labels, allowed, logits)
+        shown = Shown(model, image, labels, allowed, logits)
         with _seeded(key, image.device):
             try:
-                returned = LIBRARIES[self.library].call(self, shown, self._arguments(key))
+                returned = LIBRARIES[self.library].call(self._make, self.threat, shown, self._arguments(key))
             except (SegtransError, MemoryError):
                 raise
             except Exception as error:
@@ -251,11 +244,11 @@ class Foreign:
         if "norm" in parameters:
             norm = "inf" if isinstance(self.threat, LInf) else "2"
             ours["norm"] = f"L{norm}" if isinstance(parameters["norm"].default, str) else float(norm)
-        ours[_alias("eps", parameters)] = self.threat.radius
-        if self.iterations != _default_iterations(parameters):
-            ours[_alias("iterations", parameters)] = self.iterations
+        ours[alias("eps", parameters)] = self.threat.radius
+        if self.iterations != default_iterations(parameters):
+            ours[alias("iterations", parameters)] = self.iterations
         if self.step_size is not None:
-            ours[_alias("step_size", parameters)] = self.alpha
+            ours[alias("step_size", parameters)] = self.alpha
         return {name: value for name, value in ours.items() if name in parameters} | {**self.options}
 
 
@@ -277,23 +270,23 @@ def foreign(library: str, name: str, settings: Mapping[str, Any], **protocol: An
     ours: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for key, value in settings.items():
-        own = next((own for own in _ALIASES if key in (own, _alias(own, parameters))), None)
-        if key == "norm" and _takes_norm(make):
+        own = next((own for own in ALIASES if key in (own, alias(own, parameters))), None)
+        if key == "norm" and takes_norm(make):
             ours["norm"] = value
-        elif key in _RELATIVE and key in parameters:
+        elif key in RELATIVE and key in parameters:
             check_number(key, value, 1e-6)
             ours["step_size"] = f"eps/{1 / value!r}"
-        elif own == "eps" or (own is not None and _alias(own, parameters)):
+        elif own == "eps" or (own is not None and alias(own, parameters)):
             ours[own] = value
         else:
             options[key] = value
-    named = _NORM.search(make.__name__)
+    named = NORM.search(make.__name__)
     norm = str(ours.get("norm", named[1] if named else "inf")).lower().removeprefix("l")
     if norm not in ("inf", "2", "2.0"):
         raise UsageError(f"attack {library}:{name} has the norm {norm!r}; allowed are 'inf' and 2")
     threat = LInf if norm == "inf" else L2
-    iterations = ours.get("iterations", _default_iterations(parameters))
-    stepping = _alias("step_size", parameters) and iterations != 1
+    iterations = ours.get("iterations", default_iterations(parameters))
+    stepping = alias("step_size", parameters) and iterations != 1
     found = Foreign(
         library=library,
         name=name,
@@ -304,174 +297,6 @@ def foreign(library: str, name: str, settings: Mapping[str, Any], **protocol: An
     )
     common = {key: value for key, value in protocol.items() if key not in ours}
     return found.configured(**common) if common else found
-
-
-def find(library: str, name: str) -> Callable[..., Any]:
-    """A library's own class or function of that name."""
-    if library not in LIBRARIES:
-        raise unknown("attack library", library, LIBRARIES)
-    package, modules, _ = LIBRARIES[library]
-    known: dict[str, Callable[..., Any]] = {}
-    for module in reversed(modules):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what libraries deprecate is their own business
-                members = vars(import_module(module))
-        except ImportError as error:
-            raise MissingError(f"attacks named {library}:… need {package} ({error}); pip install {package}") from None
-        known |= {
-            key: value
-            for key, value in members.items()
-            if (inspect.isclass(value) or inspect.isfunction(value))
-            and value.__module__.partition(".")[0] == module.partition(".")[0]
-            and not inspect.isabstract(value)
-        }
-    found = known.get(name) or next((value for key, value in known.items() if key.lower() == name.lower()), None)
-    if found is None:
-        raise unknown(f"attack of {library}", name, known)
-    return found
-
-
-def _alias(own: str, parameters: Mapping[str, inspect.Parameter]) -> str:
-    """What an attack calls a setting of ours; empty where it has none."""
-    found = next((name for name in _ALIASES[own] if name in parameters), "")
-    # Where there is no budget alpha is something else.
-    return "" if found == "alpha" and "eps" not in parameters else found
-
-
-def _default_iterations(parameters: Mapping[str, inspect.Parameter]) -> int:
-    alias = _alias("iterations", parameters)
-    default = parameters[alias].default if alias else 1
-    return default if isinstance(default, int) else 1
-
-
-def _takes_norm(make: Callable[..., Any]) -> bool:
-    """Whether an attack can be told its norm, or is told no budget and bears none in its name."""
-    parameters = inspect.signature(make).parameters
-    return "norm" in parameters or not (_alias("eps", parameters) or _NORM.search(make.__name__))
-
-
-def _settings(make: Callable[..., Any]) -> set[str]:
-    """What may be set, in the library's words and in ours."""
-    parameters = inspect.signature(make).parameters
-    ours = {own for own in _ALIASES if own == "eps" or _alias(own, parameters)}
-    return ({*parameters} - {*_GIVEN}) | ours | ({"norm"} if _takes_norm(make) else set[str]())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-class _Shown(nn.Module):
-    """One image (1, 3, H, W) as a library sees it: a classifier of batches (N, 3, H, W) into right and wrong, (N, 2)
-    logits; or with ``dense`` the surrogate itself. The surrogate is no submodule, so no library can change its mode.
-    """
-
-    def __init__(self, model: Model, image: Tensor, labels: Tensor, allowed: Tensor, clean: Tensor) -> None:
-        super().__init__()
-        self.image, self.labels, self.valid, self._allowed = image, labels, labels != VOID, allowed
-        self._ask: Model = lambda z: model(z)
-        self._unit = (2 / math.log(2) * self._loss(clean)).clamp_min(1)
-        self.dense = False
-        self.evaluations = 0
-        self.finite = torch.ones((), dtype=torch.bool, device=image.device)
-        self.alive = torch.zeros_like(self.finite)
-        # Where libraries look for the device.
-        self.place = nn.Parameter(image.new_zeros(()), requires_grad=False)
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.image).where(self._allowed, self.image)
-        if x.requires_grad:
-            x.register_hook(self._count)
-        logits = self._ask(x)
-        self.finite &= logits.detach().isfinite().all()
-        if self.dense:
-            return logits
-        # The probability of right is exp(-loss); both logarithms are finite, and so are their derivatives.
-        losses = (self._loss(logits) / self._unit).clamp_min(torch.finfo(logits.dtype).tiny)
-        return torch.stack([-losses, (-torch.expm1(-losses)).log()], 1)
-
-    def _loss(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy over valid pixels, (N,)."""
-        labels = self.labels.expand(len(logits), -1, -1)
-        return F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none").sum((1, 2)) / self.valid.sum()
-
-    def _count(self, gradient: Tensor) -> None:
-        self.evaluations += len(gradient)
-        self.alive |= (gradient != 0).any()
-
-
-def _foolbox(attack: Foreign, shown: _Shown, arguments: dict[str, Any]) -> Any:
-    """Void is not in the two classes. Attacks that keep the perturbation small are not told the budget."""
-    foolbox: Any = import_module("foolbox")
-    make, norm = find(attack.library, attack.name), "linf" if isinstance(attack.threat, LInf) else "l2"
-    if "distance" in inspect.signature(make).parameters:
-        arguments = {"distance": getattr(foolbox.distances, norm), **arguments}
-    model = foolbox.PyTorchModel(shown, bounds=(0, 1), device=shown.image.device)
-    right = foolbox.criteria.Misclassification(torch.zeros(1, dtype=torch.int64, device=shown.image.device))
-    return make(**arguments)(model, shown.image.clone(), right, epsilons=attack.threat.radius)[0]
-
-
-def _torchattacks(attack: Foreign, shown: _Shown, arguments: dict[str, Any]) -> Any:
-    """Void is not in the two classes."""
-    right = torch.zeros(1, dtype=torch.int64, device=shown.image.device)
-    return find(attack.library, attack.name)(shown, **arguments)(shown.image.clone(), right)
-
-
-def _art(attack: Foreign, shown: _Shown, arguments: dict[str, Any]) -> Any:
-    """Void is not in the two classes. The library computes in float32."""
-    from art.estimators.classification import PyTorchClassifier
-
-    estimator = PyTorchClassifier(
-        shown,
-        nn.CrossEntropyLoss(),
-        tuple(shown.image.shape[1:]),
-        2,
-        clip_values=(0, 1),
-        device_type="gpu" if shown.image.device.type == "cuda" else "cpu",
-    )
-    image = shown.image.float().cpu()
-    right = np.eye(2, dtype=np.float32)[:1]
-    found = find(attack.library, attack.name)(estimator, **arguments).generate(image.numpy().copy(), y=right)
-    # What float32 made of a pixel is no change of it.
-    return shown.image.cpu().where(image == torch.from_numpy(found), torch.from_numpy(found).to(shown.image.dtype))
-
-
-def _adv_lib(attack: Foreign, shown: _Shown, arguments: dict[str, Any]) -> Any:
-    """Attacks for segmentation get dense labels, and void as what their mask of valid pixels leaves out; for the others
-    void is not in the two classes.
-    """
-    function = find(attack.library, attack.name)
-    # A search of theirs would be compiled, for minutes.
-    with torch.compiler.set_stance("force_eager"):
-        if "masks" in inspect.signature(function).parameters:
-            shown.dense = True
-            labels = shown.labels.where(shown.valid, 0)
-            return function(shown, shown.image.clone(), labels, masks=shown.valid, **arguments)
-        right = torch.zeros(1, dtype=torch.int64, device=shown.image.device)
-        return function(shown, shown.image.clone(), right, **arguments)
-
-
-class Library(NamedTuple):
-    """A package by its name in registries, the modules its attacks are in, first come first, and how they are called:
-    with the attack, one image, and arguments.
-    """
-
-    package: str
-    modules: tuple[str, ...]
-    call: Callable[[Foreign, _Shown, dict[str, Any]], Any]
-
-
-LIBRARIES = {
-    "foolbox": Library("foolbox", ("foolbox.attacks",), _foolbox),
-    "torchattacks": Library("torchattacks", ("torchattacks",), _torchattacks),
-    "art": Library("adversarial-robustness-toolbox", ("art.attacks.evasion",), _art),
-    "adv_lib": Library("adv-lib", ("adv_lib.attacks.segmentation", "adv_lib.attacks"), _adv_lib),
-}
 
 
 @contextmanager

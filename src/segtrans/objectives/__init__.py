@@ -3,15 +3,7 @@
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 from segtrans.objectives.constraints import AugmentedLagrangian, PrimalDual
 from segtrans.objectives.divergences import Cosine, JensenShannon, Margin, Spherical, WrongClass
-from segtrans.objectives.features import (
-    Attribution,
-    CopySimilarity,
-    Dispersion,
-    FeatureImportance,
-    FeatureSimilarity,
-    Projection,
-    Prototype,
-)
+from segtrans.objectives.features import Dispersion
 from segtrans.objectives.pixels import (
     AdaptiveCrossEntropy,
     BalancedCrossEntropy,
@@ -23,6 +15,8 @@ from segtrans.objectives.pixels import (
     TwoStage,
     UnsureCrossEntropy,
 )
+from segtrans.objectives.prepared import Attribution, FeatureImportance, Projection
+from segtrans.objectives.similarity import CopySimilarity, FeatureSimilarity, Prototype
 
 __all__ = [
     "AdaptiveCrossEntropy",

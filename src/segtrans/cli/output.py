@@ -1,0 +1,16 @@
+"""What commands print."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+
+def say(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"error: {message}", soft_wrap=True, markup=False)
+
+
+def print_json(document: Any) -> None:
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
