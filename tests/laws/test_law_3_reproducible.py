@@ -1,6 +1,7 @@
 """Law 3: the seed and the image decide everything; batch, order and chunking decide nothing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from segtrans.attack import Attack
 from segtrans.gradients import Relevance
 from segtrans.objectives import FeatureImportance, WrongClass
 from segtrans.random import Draw
-from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, each_attack, images, labels
+from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, changed, each_attack, images, labels
 
 X, Y = images(4), labels(4)
 MODEL = Context()
@@ -31,14 +32,16 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 @each_attack
 def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
+    one = attack.attacks[0]
+    if isinstance(one.objective, FeatureImportance):
+        # What follows the toy's block is linear, so its gradient is the same whatever is dropped from the image.
+        attack = changed(attack, objective=replace(one.objective, layer=0.0))
     first = attack(MODEL, X, Y, seed=1)
     random = bool(draws)
     assert torch.equal(first, attack(MODEL, X, Y, seed=1))
-    # Three classes can be assigned to each other in two ways only, and the sign of a mean, over neighbours or over masks
-    # that drop features, is often that of the gradient itself, so that a draw can make no difference.
-    one = attack.attacks[0]
-    few = isinstance(one.objective, WrongClass | FeatureImportance)
-    few |= any(isinstance(g, Relevance) for g in one.gradients)
+    # Three classes can be assigned to each other in two ways only, and the sign of a mean over neighbours is often that
+    # of the gradient itself, so that a draw can make no difference.
+    few = isinstance(one.objective, WrongClass) or any(isinstance(g, Relevance) for g in one.gradients)
     others = [attack(MODEL, X, Y, seed=seed) for seed in range(2, 12 if few else 3)]
     same = torch.stack([(first == other).flatten(1).all(1) for other in others]).all(0)
     assert not same.any() if random else same.all(), "another seed is another draw for every image"
