@@ -44,7 +44,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_the_catalogue_is_complete(site: Path) -> None:
-    names = re.findall(r"<td><code>([\w-]+)</code></td>", read(site / "catalogue" / "index.html"))
+    names = re.findall(r"<tr>\s*<td><code>([\w-]+)</code></td>", read(site / "catalogue" / "index.html"))
     assert sorted(names) == sorted(ENTRIES)
 
 

@@ -10,7 +10,10 @@ from segtrans.data.base import VOID
 from segtrans.random import Draw, derive
 
 CLASSES = 3
+"""That the toys tell apart."""
+
 SIZE = (17, 22)
+"""Height and width of their images."""
 
 
 class Block(nn.Module):

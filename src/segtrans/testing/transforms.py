@@ -16,6 +16,7 @@ from segtrans.testing.toys import CLASSES, draw, images, labels
 from segtrans.transforms import Transform
 
 SIZES = (65, 97), (128, 128), (160, 96), (7, 5)
+"""Heights and widths that transformations are tried at."""
 
 
 def check_transform(transform: Transform, *, repaints: bool = False) -> None:
