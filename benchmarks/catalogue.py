@@ -3,7 +3,8 @@
     python benchmarks/catalogue.py --data voc:VOCdevkit/VOC2012 [--images 12] [-t MODEL …] [--out FOLDER]
 
 Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml and -ops.yaml. Targets are all VOC models of
-the zoo and those that are given. Images are done twelve at a time, so a run on more of them keeps what it has.
+the zoo and those that are given. Images are done twelve at a time, so a run on a larger multiple of twelve keeps what
+it has, but for the universal perturbation, which is made on all images at once.
 """
 
 import argparse
@@ -14,6 +15,9 @@ from typing import Any
 
 from segtrans import bench
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
+from segtrans.report.content import pairs
+from segtrans.report.costs import costs
+from segtrans.report.ranking import Scores, ranking
 from segtrans.report.words import ends, percent, seconds
 from segtrans.spec import make_config, read_config
 from segtrans.zoo import cards
@@ -40,32 +44,24 @@ def main() -> None:
 
 def table(document: dict[str, Any]) -> str:
     """Attacks by mean ``asr_miou`` over pairs of models with different backbones, the strongest first."""
-    blocks: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in document["summary"]:
-        blocks[row["attack"]][row["block"]] = row
     own: defaultdict[str, list[float]] = defaultdict(list)
-    for cell in document["cells"]:
-        if cell["block"] == WHITE_BOX:
-            own[cell["attack"]].append(cell["miou"])
-    cost: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in document["costs"]:
-        cost[row["attack"]].append(row)
+    for (attack, _, _), pair in pairs(document).items():
+        if pair.block == WHITE_BOX and pair.miou is not None:
+            own[attack].append(pair.miou)
+    gradients = {cost.attack: cost.gradient_evaluations for cost in costs(document)}
     lines = [
         "| attack | K | gradients | s per image | own mIoU | other backbone: `asr_miou` | `asr_pixel` "
         "| same backbone: `asr_miou` | `asr_pixel` |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    block = OTHER_BACKBONE if any(OTHER_BACKBONE in found for found in blocks.values()) else SAME_BACKBONE
-    for attack in sorted(blocks, key=lambda a: -blocks[a][block]["asr_miou"]):
-        other, same = (blocks[attack].get(which, {}) for which in (OTHER_BACKBONE, SAME_BACKBONE))
+    for ranked in ranking(document):
+        reached = percent(fmean(own[ranked.attack])) if own[ranked.attack] else "–"
+        other, same = (ranked.scores.get(block, Scores(None, None, 0)) for block in (OTHER_BACKBONE, SAME_BACKBONE))
         lines.append(
-            f"| {attack} | {cost[attack][0]['gradient_evaluations_per_iteration']} "
-            f"| {cost[attack][0]['gradient_evaluations']} "
-            f"| {seconds(fmean(row['seconds_per_image'] for row in cost[attack]))} "
-            f"| {percent(fmean(own[attack])) if own[attack] else '–'} "
-            f"| {percent(other.get('asr_miou'))} ({ends(other.get('asr_miou_interval'))}) "
-            f"| {percent(other.get('asr_pixel'))} "
-            f"| {percent(same.get('asr_miou'))} | {percent(same.get('asr_pixel'))} |"
+            f"| {ranked.attack} | {ranked.gradients} | {gradients.get(ranked.attack, '–')} "
+            f"| {seconds(ranked.seconds_per_image)} | {reached} "
+            f"| {percent(other.asr_miou)} ({ends(other.asr_miou_interval)}) | {percent(other.asr_pixel)} "
+            f"| {percent(same.asr_miou)} | {percent(same.asr_pixel)} |"
         )
     return "\n".join(lines) + "\n"
 

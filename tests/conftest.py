@@ -22,6 +22,6 @@ def grad_mode() -> Iterator[None]:
     """No test may end in another grad mode than it began in: the code it ran would have left its mode to its caller."""
     yield
     leaked = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
-    # The tests after it have done nothing wrong.
+    # The tests after it have done nothing wrong; inference mode, though, ends only where it was begun.
     torch.set_grad_enabled(True)
     assert not leaked

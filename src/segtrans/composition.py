@@ -82,7 +82,9 @@ def _queue(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def spell(attack: Attack) -> str:
-    """An attack spelled out of its parts, such that :func:`read` finds it again; what is at its default is left out."""
+    """An attack spelled out of its parts; what is at its default is left out. :func:`read` finds it again if all parts
+    are segtrans's own and momentum comes last.
+    """
     plain = Attack()
     parts = [part for name in _ONE.values() if (part := getattr(attack, name)) != getattr(plain, name)]
     parts += [part for name in _SEVERAL.values() for part in getattr(attack, name)]
@@ -92,8 +94,8 @@ def spell(attack: Attack) -> str:
 
 
 def _spelled(name: str, value: Part | Attack, keys: Collection[str]) -> str:
-    changed = {f.name: getattr(value, f.name) for f in fields(value) if f.name in keys}
-    changed = {key: v for key, v in changed.items() if v != getattr(type(value), key)}
+    found = {f.name: (getattr(value, f.name), f.default) for f in fields(value) if f.name in keys}
+    changed = {key: v for key, (v, default) in found.items() if v != default}
     said = ", ".join(f"{key}={_literal(v) if key in _LENGTHS else repr(v)}" for key, v in changed.items())
     return f"{name}({said})" if said else name
 
@@ -138,10 +140,13 @@ def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:
 
 
 def _split(text: str) -> list[str]:
-    """``text`` at its ``+`` signs outside parentheses."""
-    terms, depth = [""], 0
+    """``text`` at its ``+`` signs outside parentheses, of which those in strings do not count."""
+    terms, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character == "(") - (character == ")")
+        if character in ("'", '"') and quote in ("", character):
+            quote = "" if quote else character
+        if not quote:
+            depth += (character == "(") - (character == ")")
         if character == "+" and depth == 0:
             terms.append("")
         else:

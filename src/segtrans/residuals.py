@@ -35,6 +35,10 @@ class _Open:
     given: Tensor
     returned: list[tuple[nn.Module, Tensor]] = field(default_factory=list[tuple[nn.Module, Tensor]])
 
+    @property
+    def projects(self) -> bool:
+        return _shortcut(self.block) is not None
+
 
 def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
     """The residual blocks of ``network``, in the order in which they run on images like ``sample`` (1, 3, H, W).
@@ -60,9 +64,11 @@ def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
         if known is not None and (residual := _recognised(known, output)) is not None:
             # The innermost of blocks around the same branch comes first.
             found.setdefault(residual.end, residual)
-        if running:
+        # What has another shape cannot be the branch, unless the block's input changes its own on the way.
+        waiting = [other for other in running if other.projects or other.given.shape == output.shape]
+        if waiting:
             copy = output.clone()
-            for other in running:
+            for other in waiting:
                 other.returned.append((module, copy))
 
     handles = [block.register_forward_pre_hook(enter) for block in blocks]
@@ -78,9 +84,13 @@ def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
     return list(found.values())
 
 
+def _shortcut(block: nn.Module) -> nn.Module | None:
+    named = (getattr(block, name, None) for name in SHORTCUTS)
+    return next((m for m in named if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)), None)
+
+
 def _recognised(known: _Open, output: Tensor) -> Residual | None:
-    named = (getattr(known.block, name, None) for name in SHORTCUTS)
-    shortcut = next((m for m in named if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)), None)
+    shortcut = _shortcut(known.block)
     skips = [known.given] if shortcut is None else [tensor for m, tensor in known.returned if m is shortcut]
     for end, branch in reversed(known.returned):
         for skip in skips:

@@ -349,7 +349,10 @@ class Run:
             return self.logits(model, images), _nothing()
         if not isinstance(model, nn.Module):
             raise ModelError(f"the surrogate is a {type(model).__name__}; this objective needs a torch.nn.Module")
+        # The pass that looks for it shows the network none of the attack's items, of which hooks may know the number.
+        shown, self.shown = self.shown, None
         layer = find_layer(model, objective.layer, self.x[:1])
+        self.shown = shown
         return forward_with(layer, partial(self.logits, model), images, stop=not objective.uses_logits)
 
     def check(self, logits: Tensor, images: Tensor) -> None:

@@ -23,6 +23,7 @@ def test_slugs_stay_in_their_folder(name: str) -> None:
 def test_slugs_keep_different_names_apart() -> None:
     names = ["a/x", "b/x", "x", "x?weights=1", "x?weights=2", "X"]
     assert len({slug(name) for name in names}) == len(names)
+    assert slug("SegPGD").lower() != slug("segpgd"), "not all disks tell capitals apart"
 
 
 def test_a_shard_comes_back(tmp_path: Path) -> None:

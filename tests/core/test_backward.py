@@ -372,3 +372,9 @@ def test_branches_that_end_in_a_function_are_not_taken_for_something_else() -> N
 def test_impossible_settings_are_refused(part: type, setting: str, value: float) -> None:
     with pytest.raises(UsageError, match=rf"^{part.__name__} {setting} is {value}; allowed are"):
         part(**{setting: value})
+
+
+def test_a_layer_is_looked_for_before_anything_else_is_known_of_the_network() -> None:
+    """The pass that finds it shows one image, however many are attacked, and hooks are already in place."""
+    x, y = images(2), labels(2)
+    assert (read("fspgd(iterations=2) + ghost")(Context(), x, y) != x).any()

@@ -102,6 +102,10 @@ def test_spelling(value: Attack, text: str) -> None:
     assert attack(text) == value
 
 
+def test_strings_may_hold_what_means_something_outside() -> None:
+    assert attack("FeatureSimilarity(layer='a) + b(') + mi").objective.layer == "a) + b("
+
+
 def test_a_capitalised_name_means_the_part_alone() -> None:
     assert attack("SegPGD") == Attack(objective=SegPGD()) != attack("segpgd")
     assert attack("Admix(share=0.1)").transforms == (Admix(share=0.1),)

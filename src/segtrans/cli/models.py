@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from segtrans import completion
 from segtrans.cli.options import DATA, MODEL, AsJson, What, Where, command
 from segtrans.cli.output import print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("segtrans export zoo:voc/deeplabv3plus-mobilenetv3s model.onnx")

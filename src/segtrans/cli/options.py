@@ -55,7 +55,8 @@ class RunOptions(TypedDict, total=False):
         list[str] | None,
         What(
             "--attack", "-a", metavar="ATTACK", autocompletion=completion.attacks,
-            help="A name from 'segtrans list attacks', or parts joined by +; repeatable; default: segtrans.",
+            help="A name from 'segtrans list attacks', or names and parts joined by +, such as SegPGD + Remap + mi; "
+            "repeatable; default: segtrans.",
         ),
     ]  # fmt: skip
     size: Annotated[int | None, What(metavar="PIXELS", help="Squeeze images to this square; default: native size.")]

@@ -2,15 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from segtrans.cli.options import AsJson, Quiet, What, command
 from segtrans.cli.output import print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("segtrans report runs/demo", "segtrans report runs/new --against runs/old")

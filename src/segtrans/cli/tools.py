@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,6 @@ from segtrans import completion
 from segtrans.cli.options import AsJson, Quiet, command
 from segtrans.cli.output import print_json
 from segtrans.errors import unknown
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("segtrans fetch https://example.org/data.tgz data.tgz --sha256 HASH --unpack data")

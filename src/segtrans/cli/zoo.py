@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from segtrans.cli.options import DATA, AsJson, Quiet, Shown, What, Where, command, zoo_app
 from segtrans.cli.output import print_json
 from segtrans.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("segtrans zoo verify --data voc:VOCdevkit/VOC2012", to=zoo_app)

@@ -110,7 +110,8 @@ class AdaptiveCrossEntropy(Objective):
 class UnsureCrossEntropy(Objective):
     """Cross-entropy of the pixels where the goal is not reached beyond doubt: with a target, those that give it a
     probability of at most ``confidence``; otherwise those that give their label at least one minus that (Metzen et al.,
-    ICCV 2017, arXiv 1704.05712, whose weight between the hidden object and its surroundings is left out).
+    ICCV 2017, arXiv 1704.05712, whose weight between the hidden object and its surroundings is left out). Where that is
+    none from the beginning there is no gradient, and the image counts as one without.
 
     Attributes:
         confidence: from 0 to 1, which leaves no pixel out.

@@ -38,10 +38,8 @@ def read_document(run: Path) -> Document:
         raise DataError(f"{path}: not the result of a run")
     result: Document = document
     if (found := result.get("format", 0)) != FORMAT:
-        raise DataError(
-            f"{path}: has format {found}, this version of segtrans reads format {FORMAT}; `segtrans run` with the same "
-            "options writes it anew"
-        )
+        cure = "the run has to be made again, since other code made it" if found < FORMAT else "a newer one is needed"
+        raise DataError(f"{path}: has format {found}, this version of segtrans reads format {FORMAT}; {cure}")
     return result
 
 
