@@ -122,7 +122,7 @@ def test_towards_and_away_are_opposites_on_a_model_of_single_pixels() -> None:
 
 
 def test_targets_reach_the_labels_through_transformations() -> None:
-    found = read("hide + remap + mi(iterations=2)")(MODEL, X, Y)
+    found = read("HideClass + remap + mi(iterations=2)")(MODEL, X, Y)
     given = read("towards + remap + mi(iterations=2)")(MODEL, X, wanted(HideClass()))
     assert not torch.equal(found, X)
     assert torch.equal(found, given)
