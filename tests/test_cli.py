@@ -16,6 +16,7 @@ from PIL import Image
 
 from segtrans.cli import app, main
 from segtrans.data import load_data
+from segtrans.spec import RunConfig
 
 MODEL = "zoo:voc/pspnet-mobilenetv3s"
 
@@ -311,3 +312,17 @@ def test_the_schema_is_printed() -> None:
     done = segtrans("schema")
     assert json.loads(done.stdout)["properties"]["eps"]["description"].startswith("Budget of L-inf attacks")
     assert done.stderr == ""
+
+
+def test_help_tells_the_configurations_defaults() -> None:
+    options = {
+        param.name: param.help or "" for name, command in commands() if name == "run" for param in command.params
+    }
+    told = 0
+    for key, field in RunConfig.model_fields.items():
+        value = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
+        if key in options and isinstance(value, str | int | float | Path):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            assert re.search(rf"default: {re.escape(text)}(,|\.$)", options[key]), key
+            told += 1
+    assert told >= 9

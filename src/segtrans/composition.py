@@ -23,7 +23,7 @@ from segtrans.gradients import GradientTransform
 from segtrans.interop.foreign import foreign
 from segtrans.objectives import Objective
 from segtrans.steps import Step
-from segtrans.threat import Threat, fraction, in_grey_levels
+from segtrans.threat import Threat, exactly
 from segtrans.transforms import Transform
 from segtrans.worst import AnyAttack, WorstCase
 
@@ -96,16 +96,13 @@ def spell(attack: Attack) -> str:
 def _spelled(name: str, value: Part | Attack, keys: Collection[str]) -> str:
     found = {f.name: (getattr(value, f.name), f.default) for f in fields(value) if f.name in keys}
     changed = {key: v for key, (v, default) in found.items() if v != default}
-    said = ", ".join(f"{key}={_literal(v) if key in _LENGTHS else repr(v)}" for key, v in changed.items())
+    said = ", ".join(
+        f"{key}={exactly(v) if key in _LENGTHS and isinstance(v, float) else repr(v)}" for key, v in changed.items()
+    )
     return f"{name}({said})" if said else name
 
 
 _LENGTHS = ("eps", "step_size")
-
-
-def _literal(length: float | str) -> str:
-    shown = repr(length) if isinstance(length, str) else in_grey_levels(length)
-    return shown if isinstance(length, str) or fraction(shown, "eps") == length else repr(length)
 
 
 def read(text: str, named: Mapping[str, "Entry"], **protocol: Any) -> AnyAttack:

@@ -1,6 +1,7 @@
 """Layers inside a surrogate: how they are named, found and listened to."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -103,8 +104,9 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
     names = _DEPTHS.get(model)
     if names is None:
         weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-        blocks = {residual.block for residual in residuals(model, sample)}
-        names = _DEPTHS[model] = [_around(model, name, blocks) for name in in_order(model, sample, weighted)]
+        with _noted(model, sample, weighted) as order:
+            blocks = {residual.block for residual in residuals(model, sample)}
+        names = _DEPTHS[model] = [_around(model, name, blocks) for name in order]
     if not names:
         raise ModelError("no module of the surrogate returns feature maps (N, C, h, w)")
     return model.get_submodule(names[round(layer * (len(names) - 1))])
@@ -136,19 +138,28 @@ def _levels(name: str) -> int:
 
 def in_order(model: nn.Module, sample: Tensor, modules: Iterable[nn.Module]) -> list[str]:
     """Names of those of ``modules`` that return maps, in the order in which they first run on ``sample``."""
-    order: dict[nn.Module, None] = {}
+    with _noted(model, sample, modules) as order, torch.no_grad():
+        model(sample)
+    return order
+
+
+@contextmanager
+def _noted(model: nn.Module, sample: Tensor, modules: Iterable[nn.Module]) -> Generator[list[str]]:
+    """A list that fills with the names of those of ``modules`` that return maps of images like ``sample``, in the order
+    in which they first run.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    order: list[str] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        is_map = isinstance(output, Tensor) and output.ndim == 4
-        if is_map and all(COARSEST * o >= s for o, s in zip(output.shape[-2:], sample.shape[-2:], strict=True)):
-            order.setdefault(module)
+        if names[module] in order or not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if all(COARSEST * o >= s for o, s in zip(output.shape[-2:], sample.shape[-2:], strict=True)):
+            order.append(names[module])
 
     handles = [module.register_forward_hook(note) for module in modules]
     try:
-        with torch.no_grad():
-            model(sample)
+        yield order
     finally:
         for handle in handles:
             handle.remove()
-    names = {module: name for name, module in model.named_modules()}
-    return [names[module] for module in order]

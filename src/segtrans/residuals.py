@@ -33,11 +33,8 @@ class _Open:
 
     block: nn.Module
     given: Tensor
+    shortcut: nn.Module | None
     returned: list[tuple[nn.Module, Tensor]] = field(default_factory=list[tuple[nn.Module, Tensor]])
-
-    @property
-    def projects(self) -> bool:
-        return _shortcut(self.block) is not None
 
 
 def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
@@ -55,7 +52,7 @@ def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and isinstance(inputs[0], Tensor):
             # A copy, since what follows may work in place.
-            running.append(_Open(block=module, given=inputs[0].clone()))
+            running.append(_Open(block=module, given=inputs[0].clone(), shortcut=_shortcut(module)))
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
         known = running.pop() if running and running[-1].block is module else None
@@ -65,7 +62,7 @@ def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
             # The innermost of blocks around the same branch comes first.
             found.setdefault(residual.end, residual)
         # What has another shape cannot be the branch, unless the block's input changes its own on the way.
-        waiting = [other for other in running if other.projects or other.given.shape == output.shape]
+        waiting = [other for other in running if other.shortcut is not None or other.given.shape == output.shape]
         if waiting:
             copy = output.clone()
             for other in waiting:
@@ -90,7 +87,7 @@ def _shortcut(block: nn.Module) -> nn.Module | None:
 
 
 def _recognised(known: _Open, output: Tensor) -> Residual | None:
-    shortcut = _shortcut(known.block)
+    shortcut = known.shortcut
     skips = [known.given] if shortcut is None else [tensor for m, tensor in known.returned if m is shortcut]
     for end, branch in reversed(known.returned):
         for skip in skips:

@@ -34,6 +34,12 @@ def in_grey_levels(value: float) -> str:
     return f"{round(levels)}/255" if value < 1 and abs(levels - round(levels)) < 1e-6 else f"{value:g}"
 
 
+def exactly(value: float) -> str:
+    """As :func:`in_grey_levels` where that loses nothing, else with every digit: results are filed under it."""
+    shown = in_grey_levels(value)
+    return shown if float(Fraction(shown)) == value else repr(value)
+
+
 @dataclass(frozen=True)
 class Threat(ABC):
     """A ball of radius ``eps`` around each image, within the box [0, 1]. Images are (N, 3, H, W)."""
@@ -50,9 +56,7 @@ class Threat(ABC):
         return float(self.eps)
 
     def __repr__(self) -> str:
-        shown = in_grey_levels(self.radius)
-        # Exact, since results are filed under it.
-        return f"{type(self).__name__}({shown if float(Fraction(shown)) == self.radius else repr(self.radius)!r})"
+        return f"{type(self).__name__}({exactly(self.radius)!r})"
 
     @abstractmethod
     def start(self, x: Tensor, draw: Draw) -> Tensor:
