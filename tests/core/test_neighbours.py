@@ -302,9 +302,13 @@ def test_neutral_settings_change_nothing(neutral: str, same_as: str, base: str) 
     assert one.evaluations == other.evaluations or "late" in neutral
 
 
-def test_variance_ahead_without_neighbours_is_nesterov() -> None:
-    one, other = read("variance(samples=0, ahead=1.0) + mi(iterations=3)"), read("ni(iterations=3)")
-    assert torch.equal(one(MODEL, X, Y), other(MODEL, X, Y))
+@pytest.mark.parametrize("base", BASES)
+def test_variance_ahead_without_neighbours_is_nesterov(base: str) -> None:
+    one, other = read(f"{base} + variance(samples=0, ahead=1.0) + momentum"), read(f"{base} + nesterov")
+    found, expected = one.perturb(MODEL, X, Y), other.perturb(MODEL, X, Y)
+    assert torch.equal(found.adversarial, expected.adversarial)
+    assert found.evaluations == expected.evaluations
+    assert one.evaluations == other.evaluations
 
 
 @pytest.mark.parametrize(
