@@ -1,4 +1,4 @@
-"""Transformations written a second time, as loops over pixels."""
+"""Transformations written a second time, as loops over pixels, and what they are tried on."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
+from toys import images, labels
+
+SIZE = (9, 14)
+COUNT = 6
+X, Y = images(COUNT, SIZE), labels(COUNT, SIZE, block=3)
+"""Images small enough for such loops, and labels in patches, some of them void."""
+
+SIDES = ("vertical_roll", "horizontal_roll", "vertical_flip", "horizontal_flip", "half_turn", "darken", "noise")
+"""What the blocks of a structure may undergo; the first five move pixels."""
 
 
 def at(x: Tensor, y: Tensor, row: float, col: float) -> tuple[Tensor, int]:
@@ -33,3 +42,8 @@ def coordinates(size: tuple[int, int], batch: int) -> Tensor:
     """An image whose channels are row, column and 1, so that what arrives says where it came from."""
     rows, cols = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in size), indexing="ij")
     return torch.stack([rows, cols, torch.ones(size, dtype=torch.float64)]).expand(batch, -1, -1, -1)
+
+
+def ids(size: tuple[int, int], count: int) -> Tensor:
+    """Labels that tell all pixels of an image apart, beyond those of classes and void."""
+    return torch.arange(size[0] * size[1]).view(1, *size).expand(count, -1, -1) + 1000

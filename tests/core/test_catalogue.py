@@ -1,11 +1,16 @@
 """The catalogue and its language."""
 
+import ast
+import inspect
 import re
+import textwrap
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from segtrans import catalogue
 from segtrans.areas import Everywhere, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry, attack, compose
@@ -204,6 +209,26 @@ def test_entries_are_complete(entry: Entry) -> None:
     if entry.provenance != "control":
         assert re.fullmatch(r"arXiv:\d{4}\.\d{4,5}|doi:10\.\d{4,}/\S+|pp\. \d+–\d+|https://\S+", entry.paper)
         assert re.search(r"20[12]\d$", entry.venue)
+
+
+def test_entries_take_at_most_six_lines() -> None:
+    rooms = Path(catalogue.__file__).parent.glob("*.py")
+    calls = [node for room in rooms for node in ast.walk(ast.parse(room.read_text())) if isinstance(node, ast.Call)]
+    entries = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Entry"]
+    assert len(entries) == len(ENTRIES)
+    assert not [ast.unparse(entry) for entry in entries if (entry.end_lineno or 0) - entry.lineno >= 6]
+
+
+@each_part
+def test_what_a_part_does_takes_at_most_forty_lines(part: type[Part]) -> None:
+    """Lines of code in its methods, but for the one that checks the settings."""
+    (source,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+    assert isinstance(source, ast.ClassDef)
+    methods = [m for m in source.body if isinstance(m, ast.FunctionDef) and m.name != "__post_init__"]
+    # Written out anew, code has neither comments nor blank lines; docstrings are taken out.
+    bodies = [m.body[1:] if ast.get_docstring(m) else m.body for m in methods]
+    written = [line for body in bodies for statement in body for line in ast.unparse(statement).splitlines()]
+    assert len(written) <= 40
 
 
 @each_entry
