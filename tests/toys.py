@@ -166,7 +166,7 @@ TRANSFORMS: dict[str, Transform] = {
             Scale(copies=2),
             UniformScale(copies=3, scale=(0.5, 2.0)),
             StyleMix(keep=0.1, noise=0.0),
-            Spectrum(copies=1, rho=0.9, sigma=0.2),
+            Spectrum(copies=1, rho=0.9, sigma=6.0),
             MaskBlocks(copies=2, grid=3),
             Shuffle(blocks=5, angle=90.0),
             Shuffle(blocks=2, angle=0.0),

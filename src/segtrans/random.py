@@ -55,13 +55,15 @@ class Draw:
     """The random numbers of one part in one gradient evaluation, for a batch of B items.
 
     Successive calls of its methods give independent numbers. ``copy`` (B,) tells a transformation with several copies
-    which of them each item is. What a transformation sends through ``adjust`` comes back as it is, unless the attack
-    looks for better numbers (see :attr:`segtrans.transforms.Transform.descent`).
+    which of them each item is, and ``reach`` by how much the attack may change every value at once, in which noise is
+    measured. What a transformation sends through ``adjust`` comes back as it is, unless the attack looks for better
+    numbers (see :attr:`segtrans.transforms.Transform.descent`).
     """
 
-    def __init__(self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype, reach: float) -> None:
         self.copy = copy
         self.dtype = dtype
+        self.reach = reach
         self.adjust: Callable[[Tensor], Tensor] = lambda numbers: numbers
         self._keys = keys
         self._shared = shared

@@ -180,7 +180,7 @@ class Run:
         shared = self._seed
         for address in (part, self.iteration, self._gradients_this_iteration[1]):
             keys, shared = derive(keys, address), derive(shared, address)
-        return Draw(derive(keys, copy), copy, shared, self.x.dtype)
+        return Draw(derive(keys, copy), copy, shared, self.x.dtype, self.threat.reach(self.x))
 
     def confined(self, values: Tensor, otherwise: Tensor | float) -> Tensor:
         """``values`` (N, 3, H, W) where pixels may change, and elsewhere the other ones."""

@@ -75,6 +75,10 @@ class Threat(ABC):
         return velocity
 
     @abstractmethod
+    def reach(self, x: Tensor) -> float:
+        """By how much all values of an image may change at once, each by the same."""
+
+    @abstractmethod
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
         """Distance per image, (N,)."""
 
@@ -105,6 +109,9 @@ class LInf(Threat):
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
+
+    def reach(self, x: Tensor) -> float:
+        return self.radius
 
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
         return (adversarial - x).abs().flatten(1).amax(1)
@@ -139,6 +146,9 @@ class L2(Threat):
     def direction(self, gradient: Tensor) -> Tensor:
         length = _length(gradient)
         return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
+
+    def reach(self, x: Tensor) -> float:
+        return self.radius / math.sqrt(math.prod(x.shape[1:]))
 
     def ahead(self, velocity: Tensor) -> Tensor:
         # The mean absolute value says nothing about a Euclidean length.

@@ -123,7 +123,8 @@ def structured(part: Structure, x: Tensor, y: Tensor, numbers: Draw) -> list[tup
     row_numbers, col_numbers = numbers.uniform(height), numbers.uniform(width)
     operation = numbers.integers(torch.full((len(x), n, n), len(part.operations)))
     amount = numbers.uniform(n, n)
-    noise = numbers.uniform(3, height, width, low=-part.noise, high=part.noise) if "noise" in part.operations else None
+    bound = part.noise * numbers.reach
+    noise = numbers.uniform(3, height, width, low=-bound, high=bound) if "noise" in part.operations else None
     found = []
     for i in range(len(x)):
         image, label = x[i].clone(), y[i].clone()
@@ -159,7 +160,7 @@ def structured(part: Structure, x: Tensor, y: Tensor, numbers: Draw) -> list[tup
     "part",
     [
         Structure(),
-        Structure(blocks=5, noise=0.5),
+        Structure(blocks=5, noise=15.0),
         Structure(blocks=1),
         *(Structure(blocks=2, operations=(name,)) for name in SIDES),
         Structure(operations=("half_turn", "vertical_roll", "darken")),
@@ -277,7 +278,7 @@ def test_cellmask_shows_some_cells(part: CellMask) -> None:
         ("structure(blocks=1.5)", "Structure blocks is 1.5; allowed are whole numbers from 1"),
         ("structure(operations=())", "Structure operations is \\(\\); allowed are vertical_roll, "),
         ("structure(operations=('flip',))", "Structure operations is \\('flip',\\); allowed are"),
-        ("structure(noise=8)", "Structure noise is 8; allowed are numbers from 0 to 1"),
+        ("structure(noise=-1)", "Structure noise is -1; allowed are numbers from 0"),
         ("crop(area=(0, 1))", "Crop area is \\(0, 1\\); allowed are two positive numbers"),
         ("crop(area=(0.5, 1.5))", "Crop area is \\(0.5, 1.5\\); allowed are shares up to 1"),
         ("crop(ratio=(2, 1))", "Crop ratio is \\(2, 1\\); allowed are two positive numbers"),

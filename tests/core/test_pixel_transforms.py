@@ -82,12 +82,12 @@ def test_a_mix_mask_multiplies_around_one(strength: float) -> None:
     assert 1 + 0.7 * strength < ratio.max() <= 1 + strength + 1e-6
 
 
-@pytest.mark.parametrize(("keep", "noise"), [(0.5, 16 / 255), (0.0, 0.0), (0.25, 0.0), (1.0, 0.1)])
+@pytest.mark.parametrize(("keep", "noise"), [(0.5, 2.0), (0.0, 0.0), (0.25, 0.0), (1.0, 3.0)])
 def test_style_mixing_exchanges_mean_and_deviation(keep: float, noise: float) -> None:
     image, label = StyleMix(keep=keep, noise=noise)(X, Y, draw(3))
     numbers = draw(3)
     styles = picked(numbers, (256, 256)) if keep < 1 else torch.zeros_like(X)
-    noises = noise * (2 * numbers.uniform(3, *SIZE) - 1)
+    noises = noise * numbers.reach * (2 * numbers.uniform(3, *SIZE) - 1)
     for i in range(3):
         for c in range(3):
             x, style = X[i, c], styles[i, c].flatten().tolist()
@@ -139,17 +139,33 @@ def test_cosine_transforms_do_not_depend_on_the_batch(size: tuple[int, int]) -> 
             assert torch.equal(function(x[6:].to(dtype)), together[6:])
 
 
-@pytest.mark.parametrize(("rho", "sigma"), [(0.5, 8 / 255), (0.9, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize(("rho", "sigma"), [(0.5, 1.0), (0.9, 0.0), (0.0, 3.0)])
 def test_spectrum_multiplies_every_coefficient(rho: float, sigma: float) -> None:
     image, label = Spectrum(rho=rho, sigma=sigma)(X, Y, draw(3))
     numbers = draw(3)
-    noisy = X + sigma * numbers.normal(3, *SIZE) if sigma else X
+    noisy = X + sigma * numbers.reach * numbers.normal(3, *SIZE) if sigma else X
     factor = 1 - rho + 2 * rho * numbers.uniform(3, *SIZE) if rho else torch.ones_like(X)
     down, across = cosines(SIZE[0]), cosines(SIZE[1])
     altered = (down @ noisy @ across.T) * factor
     expected = torch.linalg.solve(across, torch.linalg.solve(down, altered).mT).mT
     assert torch.allclose(image, expected, rtol=0, atol=1e-12)
     assert torch.equal(label, Y)
+
+
+@pytest.mark.parametrize(
+    "noisy", ["spectrum(rho=0, sigma={})", "stylemix(keep=1, noise={})", "structure(operations=('noise',), noise={})"]
+)
+def test_noise_is_measured_in_budgets(noisy: str) -> None:
+    def shown(size: float, budget: str) -> Tensor:
+        run, copy = run_of(read(f"{noisy.format(size)} + {budget} + bim"), X, Y), torch.zeros(3, dtype=torch.int64)
+        return run._transformed(X, torch.arange(3), copy)[0]
+
+    one = shown(1, "linf(eps=8/255)")
+    assert (one - X).abs().max() > 0.02
+    assert torch.equal(shown(2, "linf(eps=4/255)"), one)
+    # The cube within which all values of an image change alike has its corners on the ball.
+    corner = 8 / 255 * math.sqrt(X[0].numel())
+    assert torch.allclose(shown(1, f"l2(eps={corner})"), one, rtol=0, atol=1e-12)
 
 
 def naive_blocks(x: Tensor, y: Tensor, grid: int, cell: int) -> tuple[Tensor, Tensor]:
@@ -311,9 +327,9 @@ def test_ones_own_bank(part: type[Transform], tmp_path: Path) -> None:
         lambda: UniformScale(scale=(0.8, 0.1)),
         lambda: MixMask(strength=2),
         lambda: StyleMix(keep=-1),
-        lambda: StyleMix(noise=16),
+        lambda: StyleMix(noise=-1),
         lambda: Spectrum(rho=1.5),
-        lambda: Spectrum(sigma=16),
+        lambda: Spectrum(sigma=math.inf),
         lambda: MaskBlocks(grid=0),
         lambda: MaskBlocks(grid=2.0),
         lambda: MaskBlocks(labels="black"),

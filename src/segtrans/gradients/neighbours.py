@@ -26,8 +26,7 @@ def _noise(run: Run, draw: Draw, radius: float | Tensor) -> Tensor:
     In L-inf every value is within ``radius`` budgets. In any norm the noise fills the cube whose corners lie on the
     ball of that radius.
     """
-    corner = run.threat.direction(torch.ones_like(run.x[:1]))
-    noise = draw.uniform(*run.x.shape[1:], low=-1, high=1) * (radius * run.threat.radius * corner)
+    noise = draw.uniform(*run.x.shape[1:], low=-1, high=1) * (radius * draw.reach)
     return noise.where(run.allowed, 0)
 
 

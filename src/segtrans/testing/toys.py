@@ -107,7 +107,7 @@ def labels(
 
 
 def draw(batch: int, *, seed: int = 0, copy: int = 0, dtype: torch.dtype = torch.float64, same: bool = False) -> Draw:
-    """Random numbers for a part on its own; with ``same`` every item of the batch gets the same ones."""
+    """Random numbers for a part on its own, with a budget of 8/255; with ``same`` all items get the same ones."""
     items = torch.zeros(batch, dtype=torch.int64) if same else torch.arange(batch)
     start = torch.zeros(1, dtype=torch.int64)
-    return Draw(derive(derive(items, seed), copy), torch.full((batch,), copy), derive(start, seed), dtype)
+    return Draw(derive(derive(items, seed), copy), torch.full((batch,), copy), derive(start, seed), dtype, 8 / 255)

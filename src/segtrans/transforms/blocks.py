@@ -106,19 +106,19 @@ class Structure(Transform):
         blocks: blocks per side; fewer where the image has fewer pixels.
         operations: which operations a block's is drawn from: rolling by a random distance, flipping, turning by 180°,
             multiplying by U(0, 1), adding noise.
-        noise: largest noise. The paper's 16/255 is as much as its budget, ours is as much as the usual budget here.
+        noise: largest noise, in budgets; one in the paper.
     """
 
     blocks: int = 3
     operations: tuple[Operation, ...] = _OPERATIONS
-    noise: float = 8 / 255
+    noise: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("Structure blocks", self.blocks, 1)
         if not self.operations or not {*self.operations} <= {*_OPERATIONS}:
             raise UsageError(f"Structure operations is {self.operations!r}; allowed are {', '.join(_OPERATIONS)}")
-        check_number("Structure noise", self.noise, 0, 1)
+        check_number("Structure noise", self.noise, 0)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         n, (height, width) = self.blocks, x.shape[-2:]
@@ -134,7 +134,8 @@ class Structure(Transform):
             return _columns(_columns(of_cell, col_cell).mT, row_cell).mT[:, None]
 
         if "noise" in self.operations:
-            noisy = image + draw.uniform(*x.shape[1:], low=-self.noise, high=self.noise)
+            bound = self.noise * draw.reach
+            noisy = image + draw.uniform(*x.shape[1:], low=-bound, high=bound)
             # As clamp, which however gives no gradient to black and white.
             noisy = noisy.where(noisy >= 0, 0).where(noisy <= 1, 1)
             image = torch.where(per_pixel(self._is(operation, "noise")), noisy, image)

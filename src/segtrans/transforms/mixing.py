@@ -127,8 +127,7 @@ class StyleMix(Transform):
 
     Attributes:
         keep: weight of the image as it is; the rest is the one in other colours.
-        noise: bound of the noise, which the authors set to 2·eps; a transformation does not know eps, so the default
-            is that of eps = 8/255.
+        noise: bound of the noise, in budgets.
         bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
     """
 
@@ -136,13 +135,13 @@ class StyleMix(Transform):
 
     copies: int = 20
     keep: float = 0.5
-    noise: float = 16 / 255
+    noise: float = 2.0
     bank: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("StyleMix keep", self.keep, 0, 1)
-        check_number("StyleMix noise", self.noise, 0, 1)
+        check_number("StyleMix noise", self.noise, 0)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
@@ -155,5 +154,6 @@ class StyleMix(Transform):
             own = (centred.square().mean((2, 3), keepdim=True) + _ONE_LEVEL**2).sqrt()
             image = self.keep * x + (1 - self.keep) * (contrast / own * centred + mean)
         if self.noise > 0:
-            image = image + draw.uniform(*x.shape[1:], low=-self.noise, high=self.noise)
+            bound = self.noise * draw.reach
+            image = image + draw.uniform(*x.shape[1:], low=-bound, high=bound)
         return image, y

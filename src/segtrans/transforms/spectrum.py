@@ -22,25 +22,24 @@ class Spectrum(Transform):
 
     Attributes:
         rho: factors are uniform in [1 - rho, 1 + rho].
-        sigma: standard deviation of the noise, which the authors set to eps; a transformation does not know eps, so
-            the default is that of eps = 8/255 and has to be set along with another budget.
+        sigma: standard deviation of the noise, in budgets.
     """
 
     moves: ClassVar[bool] = False
 
     copies: int = 20
     rho: float = 0.5
-    sigma: float = 8 / 255
+    sigma: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("Spectrum rho", self.rho, 0, 1)
-        check_number("Spectrum sigma", self.sigma, 0, 1)
+        check_number("Spectrum sigma", self.sigma, 0)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
         if self.sigma > 0:
-            image = image + draw.normal(*x.shape[1:], deviation=self.sigma)
+            image = image + draw.normal(*x.shape[1:], deviation=self.sigma * draw.reach)
         if self.rho > 0:
             factor = draw.uniform(*x.shape[1:], low=1 - self.rho, high=1 + self.rho)
             image = from_cosines(to_cosines(image) * factor)
