@@ -31,30 +31,20 @@ class Momentum(GradientTransform):
 
         def momentum(z: Tensor) -> Tensor:
             nonlocal velocity
-            velocity = (self.decay * velocity).add_(normalise(gradient(z)))
+            here = normalise(gradient(self._look(z, velocity, run)))
+            velocity = (self.decay * velocity).add_(here)
             return velocity
 
         return momentum
 
+    def _look(self, z: Tensor, velocity: Tensor, run: Run) -> Tensor:
+        """Where the gradient is taken."""
+        return z
+
 
 @dataclass(frozen=True, kw_only=True)
-class Nesterov(GradientTransform):
+class Nesterov(Momentum):
     """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
 
-    accumulates: ClassVar[bool] = True
-
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number(f"{type(self).__name__} decay", self.decay, 0)
-
-    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
-        velocity = torch.zeros_like(run.x)
-
-        def nesterov(z: Tensor) -> Tensor:
-            nonlocal velocity
-            ahead = z + self.decay * run.alpha * run.threat.ahead(velocity)
-            velocity = self.decay * velocity + normalise(gradient(ahead))
-            return velocity
-
-        return nesterov
+    def _look(self, z: Tensor, velocity: Tensor, run: Run) -> Tensor:
+        return z + self.decay * run.alpha * run.threat.ahead(velocity)
