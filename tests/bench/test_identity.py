@@ -171,6 +171,7 @@ OTHERS_WORK: dict[str, Any] = {
     "size": configured(size=17),
     "one image less in the slice": configured(slice=1),
     "other images in the slice": configured(skip=1),
+    "images from farther apart": configured(every=2),
     "one more image in the slice": configured(slice=3),
     "device kind": configured(engine="slurm", gpus=1, device="auto"),
     "side": lambda setup: configured(data=setup.config["data"] + "&side=17")(setup),

@@ -61,6 +61,7 @@ def test_take_is_the_beginning(data: Dataset):
         data.name, data.classes, data.palette, data.values, data.max_side,
     )  # fmt: skip
     assert data.take(None) == data.take(len(data)) == data.take(10**6) == data
+    assert data.take(2, skip=1, every=2).items == data.items[1:4:2]
 
 
 def test_every_class_has_a_colour_of_its_own(data: Dataset):

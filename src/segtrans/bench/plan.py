@@ -231,7 +231,7 @@ def make_plan(
             raise UsageError(
                 f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
             )
-    data = (data or load_data(config.data)).take(config.limit, skip=config.skip)
+    data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {
         name: known_models[name].to(device) if name in known_models else load_model(name, device=str(device))

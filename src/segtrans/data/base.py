@@ -120,11 +120,13 @@ class Dataset:
             raise DataError(f"{path}: mask value {value} is no class of {self.name!r}; allowed are {allowed}")
         return torch.from_numpy(label)
 
-    def take(self, limit: int | None, *, skip: int = 0) -> "Dataset":
-        """Without the first ``skip`` images, the first ``limit`` (all for None); UsageError if none is left."""
+    def take(self, limit: int | None, *, skip: int = 0, every: int = 1) -> "Dataset":
+        """Without the first ``skip`` images, the first ``limit`` (all for None) of every ``every``-th one; UsageError
+        if none is left.
+        """
         if limit is not None and limit < 1:
             raise UsageError(f"limit is {limit}; allowed are whole numbers from 1")
-        items = self.items[skip:][:limit]
+        items = self.items[skip::every][:limit]
         if self.items and not items:
             raise UsageError(f"skip is {skip}, but data {self.name!r} has only {len(self)} images")
         return replace(self, items=items)
