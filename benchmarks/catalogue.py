@@ -1,6 +1,6 @@
 """Every attack of the catalogue on held-out images: three runs that go on where they were stopped, and their tables.
 
-    python benchmarks/catalogue.py --data voc:VOCdevkit/VOC2012 [--images 12] [-t MODEL …] [--out FOLDER]
+    python benchmarks/catalogue.py --data voc:VOC [--images 12] [--gradients 50] [-t MODEL …] [--out FOLDER]
 
 Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml and -ops.yaml. Targets are all VOC models of
 the zoo and those that are given. Images are done twelve at a time, so a run on a larger multiple of twelve keeps what
@@ -8,6 +8,7 @@ it has, but for the universal perturbation, which is made on all images at once.
 """
 
 import argparse
+import math
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +16,7 @@ from typing import Any
 
 from segtrans import bench
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
+from segtrans.catalogue import attack
 from segtrans.report.content import pairs
 from segtrans.report.costs import costs
 from segtrans.report.ranking import Scores, ranking
@@ -30,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="VOC with masks")
     parser.add_argument("--images", type=int, default=48, help="at most so many")
+    parser.add_argument("--gradients", type=float, default=math.inf, help="only attacks of at most so many per image")
     parser.add_argument("--target", "-t", action="append", default=[], help="one more model to score; repeatable")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the three runs")
     given = parser.parse_args()
@@ -38,6 +41,7 @@ def main() -> None:
         values = read_config(CONFIGS / f"{name}.yaml")
         values |= {"targets": targets, "data": given.data, "out": given.out / name}
         values["limit"] = min(values["limit"], given.images)
+        values["attacks"] = [text for text in values["attacks"] if attack(text).evaluations <= given.gradients]
         document = bench.run(make_config(values))
         print(f"{name}, {document['data']['images']} images:\n\n{table(document)}")
 
@@ -45,9 +49,9 @@ def main() -> None:
 def table(document: dict[str, Any]) -> str:
     """Attacks by mean ``asr_miou`` over pairs of models with different backbones, the strongest first."""
     own: defaultdict[str, list[float]] = defaultdict(list)
-    for (attack, _, _), pair in pairs(document).items():
+    for (name, _, _), pair in pairs(document).items():
         if pair.block == WHITE_BOX and pair.miou is not None:
-            own[attack].append(pair.miou)
+            own[name].append(pair.miou)
     gradients = {cost.attack: cost.gradient_evaluations for cost in costs(document)}
     lines = [
         "| attack | K | gradients | s per image | own mIoU | other backbone: `asr_miou` | `asr_pixel` "
