@@ -1,10 +1,12 @@
-"""The picture of docs/zoo.md from a finished run of configs/diversity.yaml.
+"""The picture of docs/zoo.md from a finished run of configs/diversity.yaml, with means over backbones.
 
 python benchmarks/diversity_figure.py runs/diversity docs/diversity.png
 """
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 
@@ -37,6 +39,14 @@ def main() -> None:
     axes.set_title(f"asr_miou in % under {attack}, {document['data']['images']} images", fontsize=10)
     figure.savefig(arguments.picture, dpi=130)
     print(f"wrote {arguments.picture}")
+
+    means: defaultdict[str, list[float]] = defaultdict(list)
+    for (_, surrogate, target), pair in found.items():
+        ours, theirs = (document["models"][name]["backbone"] for name in (surrogate, target))
+        means[f"{ours} to {'itself' if surrogate == target else theirs}"].append(pair.asr_miou or 0)
+        means[pair.block].append(pair.asr_miou or 0)
+    for what, shares in means.items():
+        print(f"{what}: {percent(fmean(shares))} over {len(shares)} pairs")
 
 
 if __name__ == "__main__":
