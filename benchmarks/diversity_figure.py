@@ -42,9 +42,10 @@ def main() -> None:
 
     means: defaultdict[str, list[float]] = defaultdict(list)
     for (_, surrogate, target), pair in found.items():
-        ours, theirs = (document["models"][name]["backbone"] for name in (surrogate, target))
-        means[f"{ours} to {'itself' if surrogate == target else theirs}"].append(pair.asr_miou or 0)
-        means[pair.block].append(pair.asr_miou or 0)
+        if pair.asr_miou is not None:
+            ours, theirs = (document["models"][name]["backbone"] for name in (surrogate, target))
+            means[f"{ours} to {'itself' if surrogate == target else theirs}"].append(pair.asr_miou)
+            means[pair.block].append(pair.asr_miou)
     for what, shares in means.items():
         print(f"{what}: {percent(fmean(shares))} over {len(shares)} pairs")
 

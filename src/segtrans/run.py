@@ -66,6 +66,7 @@ class Run:
     Attributes:
         x, y: clean images, and the labels that are attacked or, where ``targeted``, aimed at.
         allowed: pixels that may change, boolean and broadcastable to ``x``.
+        reach: by how much the budget lets every value change at once, each by the same.
         iteration, iterations, alpha: where the loop stands, and the step size.
         weights: (N, M) how much the objective of each of the M members of an ensemble counts; None leaves that to the
             ensemble.
@@ -93,6 +94,7 @@ class Run:
         self.attack, self.model, self.threat = attack, model, attack.threat
         # A copy, since a surrogate that works in place would reach the caller's images.
         self.x = x.detach().clone()
+        self.reach = attack.threat.reach(x)
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
         self.weights = None if weights is None else checked_weights(weights, (len(x), len(self.members)))
@@ -180,7 +182,7 @@ class Run:
         shared = self._seed
         for address in (part, self.iteration, self._gradients_this_iteration[1]):
             keys, shared = derive(keys, address), derive(shared, address)
-        return Draw(derive(keys, copy), copy, shared, self.x.dtype, self.threat.reach(self.x))
+        return Draw(derive(keys, copy), copy, shared, self.x.dtype, self.reach)
 
     def confined(self, values: Tensor, otherwise: Tensor | float) -> Tensor:
         """``values`` (N, 3, H, W) where pixels may change, and elsewhere the other ones."""

@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
     """Of the images that are not skipped, only each so-many-th, from the first on. Neighbours in a list, such as frames
     of a video or views of a city, are often alike."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Of the images that are left, only the first so many."""
+    """Of the images that are left then, only the first so many."""
     size: Annotated[int, Field(ge=16)] | None = None
     """Squeeze images and masks to a square of so many pixels; without it images keep their native size."""
     eps: float | str | None = None
@@ -106,8 +106,8 @@ class RunConfig(BaseModel):
     """Folder for results; finished work found there is not done again."""
 
     @field_validator(
-        *("skip", "every", "limit", "size", "eps", "iterations", "step_size", "batch", "slice", "workers", "cpus"),
-        *("gpus", "pictures"),
+        *("skip", "every", "limit", "size", "eps", "iterations", "step_size", "batch", "slice"),
+        *("workers", "cpus", "gpus", "pictures"),
         mode="before",
     )
     @classmethod

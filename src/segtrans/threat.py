@@ -74,9 +74,10 @@ class Threat(ABC):
         """How far momentum looks ahead, in steps, given an accumulated gradient of mean absolute value 1 per addend."""
         return velocity
 
-    @abstractmethod
     def reach(self, x: Tensor) -> float:
-        """By how much all values of an image may change at once, each by the same."""
+        """By how much all values of one of the images ``x`` may change at once, each by the same: eps in L-inf."""
+        corner = self.direction(torch.ones(1, *x.shape[1:], dtype=torch.float64))
+        return self.radius * float(corner[0, 0, 0, 0])
 
     @abstractmethod
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
@@ -109,9 +110,6 @@ class LInf(Threat):
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
-
-    def reach(self, x: Tensor) -> float:
-        return self.radius
 
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
         return (adversarial - x).abs().flatten(1).amax(1)
@@ -146,9 +144,6 @@ class L2(Threat):
     def direction(self, gradient: Tensor) -> Tensor:
         length = _length(gradient)
         return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
-
-    def reach(self, x: Tensor) -> float:
-        return self.radius / math.sqrt(math.prod(x.shape[1:]))
 
     def ahead(self, velocity: Tensor) -> Tensor:
         # The mean absolute value says nothing about a Euclidean length.

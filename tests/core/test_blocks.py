@@ -10,9 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from segtrans.attack import Attack
-from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError
 from segtrans.random import Draw
 from segtrans.transforms import CellMask, Crop, Resize, Rotate, Shuffle, Structure
 from toys import dense, draw, images, run_of
@@ -267,27 +265,3 @@ def test_cellmask_shows_some_cells(part: CellMask) -> None:
                     colour = X[i, :, row, col] if shown else torch.tensor(part.fill, dtype=torch.float64)
                     assert torch.equal(image[i, :, row, col], colour)
                     assert label[i, row, col] == (Y[i, row, col] if shown else VOID)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("shuffle(blocks=0)", "Shuffle blocks is 0; allowed are whole numbers from 1"),
-        ("shuffle(angle=-1)", "Shuffle angle is -1; allowed are degrees from 0 to 180"),
-        ("rotate(angle=181)", "Rotate angle is 181; allowed are degrees"),
-        ("structure(blocks=1.5)", "Structure blocks is 1.5; allowed are whole numbers from 1"),
-        ("structure(operations=())", "Structure operations is \\(\\); allowed are vertical_roll, "),
-        ("structure(operations=('flip',))", "Structure operations is \\('flip',\\); allowed are"),
-        ("structure(noise=-1)", "Structure noise is -1; allowed are numbers from 0"),
-        ("crop(area=(0, 1))", "Crop area is \\(0, 1\\); allowed are two positive numbers"),
-        ("crop(area=(0.5, 1.5))", "Crop area is \\(0.5, 1.5\\); allowed are shares up to 1"),
-        ("crop(ratio=(2, 1))", "Crop ratio is \\(2, 1\\); allowed are two positive numbers"),
-        ("cellmask(grid=0)", "CellMask grid is 0; allowed are whole numbers from 1"),
-        ("cellmask(kept=17)", "CellMask kept is 17; allowed are at most grid² = 16 cells"),
-        ("cellmask(fill=(0, 1))", "CellMask fill is \\(0, 1\\); allowed are three numbers from 0 to 1"),
-        ("cellmask(fill=(0, 1, 2))", "CellMask fill is \\(0, 1, 2\\); allowed are three numbers from 0 to 1"),
-    ],
-)
-def test_impossible_settings_are_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{message}"):
-        read(text)

@@ -7,9 +7,7 @@ import torch
 from pixel_by_pixel import SIZE, picture
 from torch import Tensor
 
-from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError
 from segtrans.random import Draw
 from segtrans.transforms import CellMask, Chain, Crop, Operators, Resize, Rotate, Scale, Shuffle
 from toys import dense, draw, images, labels
@@ -159,18 +157,3 @@ def test_operators_are_what_libraries_call_by_their_names() -> None:
         if kind > 20:
             # What shrinks by the most has the least left of it.
             assert ((label[i] != VOID).double().mean() + 0.02) ** 0.5 >= 1 / (1.1 + 0.2 * (kind - 21)) - 1 / side
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("operators(length=1)", "Operators length is 1; allowed are whole numbers from 2"),
-        ("operators(shortest=-1)", "Operators shortest is -1; allowed are whole numbers from 0"),
-        ("chain(length=0)", "Chain length is 0; allowed are whole numbers from 1"),
-        ("chain(operations=('flip',))", "Chain operations is \\('flip',\\); allowed are identity, rotate, "),
-        ("chain(operations=())", "Chain operations is \\(\\); allowed are"),
-    ],
-)
-def test_impossible_settings_are_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{message}"):
-        read(text)

@@ -40,6 +40,8 @@ def test_budgets(eps: float | str) -> None:
         ({"surrogates": "a", "iterations": 0}, "configuration key 'iterations' is 0: "),
         ({"surrogates": "a", "iterations": "many"}, "configuration key 'iterations' is 'many': "),
         ({"surrogates": "a", "limit": 0}, "configuration key 'limit' is 0: "),
+        ({"surrogates": "a", "every": 0}, "configuration key 'every' is 0: "),
+        ({"surrogates": "a", "every": True}, "True is no number"),
         ({"surrogates": "a", "batch": 0}, "configuration key 'batch' is 0: "),
         ({"surrogates": "a", "seeds": ["x"]}, "configuration key 'seeds.0' is 'x': "),
         ({"surrogates": "a", "eps": 8}, "; images are in [0, 1], so write 8/255 for 8 grey levels"),

@@ -99,6 +99,12 @@ def test_starts_in_half_precision_stay_in_the_ball(dtype: torch.dtype) -> None:
     assert (LInf().distance(start, X.to(dtype)) <= 8 / 255 + 2 * torch.finfo(dtype).eps).all()
 
 
+@each_threat
+def test_all_values_reach_the_end_of_the_ball_together(threat: Threat) -> None:
+    length = threat.distance(X + threat.reach(X), X)
+    assert torch.allclose(length, torch.full_like(length, threat.radius), rtol=1e-12, atol=0)
+
+
 def test_a_linf_start_is_uniform() -> None:
     moved = (LInf("8/255").start(torch.full((50, 3, 16, 16), 0.5), draw(50)) - 0.5) * 255 / 8
     assert moved.mean() == pytest.approx(0, abs=0.02)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError
 from segtrans.goals import Goal, Towards, Untargeted
 from segtrans.transforms import Warp
 from toys import Context, dense, draw, images, labels, run_of
@@ -140,16 +139,3 @@ def test_other_copies_are_compared_with_as_they_were_drawn() -> None:
     for number, image in enumerate(seen[1:]):
         other = run.draw(1, torch.full((2,), 1 - number // 2))
         assert torch.equal(image, Warp(copies=2)(run.x, run.y, other)[0])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("warp(mesh=2)", "Warp mesh is 2; allowed are whole numbers from 3"),
-        ("warp(reach=-0.1)", "Warp reach is -0.1; allowed are numbers from 0 to 2"),
-        ("warp(descent=-1)", "Warp descent is -1; allowed are numbers from 0"),
-    ],
-)
-def test_impossible_settings_are_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{message}"):
-        read(text)

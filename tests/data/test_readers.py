@@ -10,7 +10,7 @@ from trees import SIZES, TREES, mask, photo
 
 from segtrans.data import READERS, VOID, Dataset, load_data
 from segtrans.data.cityscapes import cityscapes
-from segtrans.errors import DataError
+from segtrans.errors import DataError, UsageError
 
 
 @pytest.fixture(params=sorted(READERS))
@@ -61,7 +61,16 @@ def test_take_is_the_beginning(data: Dataset):
         data.name, data.classes, data.palette, data.values, data.max_side,
     )  # fmt: skip
     assert data.take(None) == data.take(len(data)) == data.take(10**6) == data
-    assert data.take(2, skip=1, every=2).items == data.items[1:4:2]
+
+
+def test_take_from_all_over(tmp_path: Path):
+    for name in "abcdefg":
+        photo(tmp_path / f"{name}.png", (20, 24))
+    taken = load_data(f"folder:{tmp_path}").take(2, skip=1, every=3)
+    assert [item.name for item in taken.items] == ["b", "e"]
+    for wrong in ({"skip": -1}, {"every": 0}, {"every": -1}):
+        with pytest.raises(UsageError, match=r" is (-1|0); allowed are whole numbers from "):
+            taken.take(None, **wrong)
 
 
 def test_every_class_has_a_colour_of_its_own(data: Dataset):

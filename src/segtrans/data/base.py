@@ -121,11 +121,15 @@ class Dataset:
         return torch.from_numpy(label)
 
     def take(self, limit: int | None, *, skip: int = 0, every: int = 1) -> "Dataset":
-        """Without the first ``skip`` images, the first ``limit`` (all for None) of every ``every``-th one; UsageError
-        if none is left.
+        """Some of the images: the first ``skip`` are left out; of the others the first is taken and each that follows a
+        multiple of ``every`` later, until there are ``limit`` (None: until the end).
+
+        Raises:
+            UsageError: skip is below 0, every or limit below 1, or no image is left.
         """
-        if limit is not None and limit < 1:
-            raise UsageError(f"limit is {limit}; allowed are whole numbers from 1")
+        for name, value, least in (("skip", skip, 0), ("every", every, 1), ("limit", limit, 1)):
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}; allowed are whole numbers from {least}")
         items = self.items[skip::every][:limit]
         if self.items and not items:
             raise UsageError(f"skip is {skip}, but data {self.name!r} has only {len(self)} images")

@@ -186,7 +186,6 @@ class Sequential(_OneByOne):
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         velocity = torch.zeros_like(run.x)
-        size = self.stride * run.threat.radius * run.threat.direction(torch.ones_like(run.x[:1]))
 
         def sequential(z: Tensor) -> Tensor:
             nonlocal velocity
@@ -198,7 +197,7 @@ class Sequential(_OneByOne):
                 along = normalise(run.ask(gradient, point, member).where(run.allowed, 0))
                 length = along.square().mean((1, 2, 3), keepdim=True).sqrt()
                 velocity = self.decay * velocity + along / torch.where(length > 0, length, 1)
-                point = run.threat.project(point + size * velocity, run.x)
+                point = run.threat.project(point + self.stride * run.reach * velocity, run.x)
             return point - z
 
         return sequential

@@ -9,5 +9,5 @@ from segtrans.composition import spell
 def hold(holds: bool | Tensor, law: str, part: object, found: str) -> None:
     """AssertionError, in one sentence, unless the law holds."""
     if not holds:
-        named = spell(part) if isinstance(part, Attack) else part if isinstance(part, str) else repr(part)
+        named = spell(part) if isinstance(part, Attack) else str(part)
         raise AssertionError(f"law of {law}: {named} {found}")

@@ -106,7 +106,8 @@ class Structure(Transform):
         blocks: blocks per side; fewer where the image has fewer pixels.
         operations: which operations a block's is drawn from: rolling by a random distance, flipping, turning by 180°,
             multiplying by U(0, 1), adding noise.
-        noise: largest noise, in budgets; one in the paper.
+        noise: largest noise, in budgets; one in the paper. Where pixels are free, as those of a patch, a budget is all
+            of [0, 1].
     """
 
     blocks: int = 3

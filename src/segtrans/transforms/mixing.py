@@ -127,7 +127,8 @@ class StyleMix(Transform):
 
     Attributes:
         keep: weight of the image as it is; the rest is the one in other colours.
-        noise: bound of the noise, in budgets.
+        noise: bound of the noise, in budgets; two in the paper. Where pixels are free, as those of a patch, a budget is
+            all of [0, 1].
         bank: a folder of images; empty for the six free photographs of :mod:`segtrans.bank`.
     """
 

@@ -22,7 +22,8 @@ class Spectrum(Transform):
 
     Attributes:
         rho: factors are uniform in [1 - rho, 1 + rho].
-        sigma: standard deviation of the noise, in budgets.
+        sigma: standard deviation of the noise, in budgets; one in the paper. Where pixels are free, as those of a
+            patch, a budget is all of [0, 1].
     """
 
     moves: ClassVar[bool] = False
