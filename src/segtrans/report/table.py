@@ -155,7 +155,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         return
     for row in rows:
         (_, name), *details, (_, what) = row.items()
-        console.print(Text.assemble((str(name), "bold"), f": {what}" if what else ""), overflow="fold")
+        paragraph = Text.assemble((str(name), "bold"), f": {what}" if what else "")
+        if len(str(name)) >= console.width:
+            # A name that is cut in two cannot be copied: the terminal may wrap it.
+            console.print(paragraph[: len(str(name)) + 1], soft_wrap=True)
+            paragraph = Text(str(what))
+        if paragraph:
+            console.print(paragraph, overflow="fold")
         said = "; ".join(f"{key} {value}" for key, value in details if value != "")
         if said:
             console.print(Padding(Text(said, style="dim", overflow="fold"), (0, 0, 0, 2)))
