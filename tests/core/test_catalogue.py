@@ -222,13 +222,14 @@ def test_entries_take_at_most_six_lines() -> None:
 @each_part
 def test_methods_of_a_part_take_at_most_forty_lines(part: type[Part]) -> None:
     """Lines of code in all of them together, but for the one that checks the settings."""
-    (source,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+    text = textwrap.dedent(inspect.getsource(part))
+    (source,) = ast.parse(text).body
     assert isinstance(source, ast.ClassDef)
     methods = [m for m in source.body if isinstance(m, ast.FunctionDef) and m.name != "__post_init__"]
     bodies = [m.body[1:] if ast.get_docstring(m) else m.body for m in methods]
     # Comments belong to no statement, and what stands above a method's body is its signature.
     code = {n for body in bodies for s in body for n in range(s.lineno, (s.end_lineno or s.lineno) + 1)}
-    lines = textwrap.dedent(inspect.getsource(part)).splitlines()
+    lines = text.splitlines()
     assert sum(bool(lines[n - 1].split("#")[0].strip()) for n in code) <= 40
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segtrans.errors import DataError, UsageError
+from segtrans.errors import DataError, UsageError, check_whole
 from segtrans.io import Pixels, lies_on_its_side, read_image, read_mask
 
 VOID = 255
@@ -127,9 +127,10 @@ class Dataset:
         Raises:
             UsageError: skip is below 0, every or limit below 1, or no image is left.
         """
-        for name, value, least in (("skip", skip, 0), ("every", every, 1), ("limit", limit, 1)):
-            if value is not None and value < least:
-                raise UsageError(f"{name} is {value}; allowed are whole numbers from {least}")
+        check_whole("skip", skip, 0)
+        check_whole("every", every, 1)
+        if limit is not None:
+            check_whole("limit", limit, 1)
         items = self.items[skip::every][:limit]
         if self.items and not items:
             raise UsageError(f"skip is {skip}, but data {self.name!r} has only {len(self)} images")
