@@ -39,7 +39,10 @@ from segtrans.data import load_data
 from segtrans.data.base import resize
 from segtrans.io import to_tensor
 from segtrans.logits import finite_images, predicted_classes
+from segtrans.memory import keep_freed_memory
 from segtrans.models import load_model
+from segtrans.models.layout import Pointwise
+from segtrans.objectives.base import pixel_losses
 from segtrans.spec import make_config
 
 TARGETS = ("deeplabv3plus-mobilenetv3s", "deeplabv3-mobilenetv3s", "pspnet-mobilenetv3s", "fcn-mobilenetv3s")
@@ -92,7 +95,7 @@ class Setting:
         x, y = self.x if x is None else x, self.y if y is None else y
         for _ in range(count):
             leaf = x.clone().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(self.model(leaf), y), leaf)
+            torch.autograd.grad(pixel_losses(self.model(leaf), y).mean(), leaf)
 
     def seconds(self, work: Callable[[], object]) -> float:
         if self.device.startswith("cuda"):
@@ -109,6 +112,24 @@ class Setting:
         other()
         found = [self.seconds(one) / self.seconds(other) for _ in range(self.repeats)]
         return Row(section, what, statistics.median(found), unit, min(found), max(found))
+
+
+def gradient(on: Setting) -> Iterator[Row]:
+    """One gradient as an attack here takes it, against one of the network as it comes with F.cross_entropy."""
+    plain = _as_it_comes(on).requires_grad_(False)
+
+    def theirs() -> None:
+        leaf = on.x.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(plain(leaf), on.y), leaf)
+
+    yield on.ratio("gradient", "network as it comes, weights frozen", theirs, partial(on.gradients, 1), "× ours")
+    whole, forward = partial(on.gradients, 1), partial(_forward, on.model, on.x)
+    yield on.ratio("gradient", "ours", whole, forward, "× a forward pass")
+
+
+def _forward(model: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        model(x)
 
 
 def loop(on: Setting) -> Iterator[Row]:
@@ -219,10 +240,13 @@ def libraries(on: Setting) -> Iterator[Row]:
 
 
 def _as_it_comes(on: Setting) -> nn.Module:
-    """The surrogate as torch makes networks: backward() computes gradients of weights, too, and they lie in the order
-    of their dimensions.
+    """The surrogate as torch makes networks: backward() computes gradients of weights, too, they lie in the order of
+    their dimensions, and PyTorch chooses by which routine they are applied.
     """
     model = load_model(on.surrogate, on.device).requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, Pointwise):
+            module.__class__ = nn.Conv2d
     for weight in model.parameters():
         weight.data = weight.data.contiguous()
     return model
@@ -446,7 +470,7 @@ def _python(code: str) -> float:
 
 SECTIONS = {
     section.__name__: section
-    for section in (kernels, loop, copies, libraries, published, scores, pipeline, memory, scaling, startup)
+    for section in (kernels, gradient, loop, copies, libraries, published, scores, pipeline, memory, scaling, startup)
 }
 
 
@@ -469,6 +493,8 @@ def main() -> None:
         return
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    # As our command line does; everybody here gains by it.
+    keep_freed_memory()
     machine = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor()
     print(f"{on.surrogate}, {on.batch} images of {on.size}×{on.size}, {on.device}: {machine}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

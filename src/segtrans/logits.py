@@ -4,18 +4,30 @@ import torch
 from torch import Tensor
 
 
+def largest(values: Tensor) -> Tensor:
+    """The largest over classes of values (N, C, H, W), (N, H, W); NaN where one is."""
+    if values.device.type != "cpu" or not values.is_contiguous(memory_format=torch.channels_last):
+        return values.amax(1)
+    # Where a pixel's classes are neighbours in memory, halving them takes less than half of amax's time on a CPU.
+    while (count := values.shape[1]) > 1:
+        half = (count + 1) // 2
+        values = torch.maximum(values[:, :half], values[:, count - half :])
+    return values[:, 0]
+
+
 def predicted_classes(logits: Tensor) -> Tensor:
     """Of logits (N, C, H, W) each pixel's class, (N, H, W) int64: the first of those with the largest logit."""
     count = logits.shape[1]
     if logits.device.type != "cpu" or count > 255:
         return logits.argmax(1)
-    # argmax over channels takes eight times as long on a CPU. Counted from the end, the first class has the most.
+    # argmax over channels takes up to eight times as long on a CPU. Counted from the end, the first class has the most.
     from_the_end = torch.arange(count, 0, -1, dtype=torch.uint8).view(1, -1, 1, 1)
-    largest = (logits == logits.amax(1, keepdim=True)).view(torch.uint8) * from_the_end
-    return count - largest.amax(1).long().clamp_min(1)
+    found = (logits == largest(logits)[:, None]).view(torch.uint8) * from_the_end
+    return count - largest(found).long().clamp_min(1)
 
 
 def finite_images(logits: Tensor) -> Tensor:
     """Which of the images of logits (N, C, H, W) have no NaN and no infinity among them, (N,) bool."""
-    # Both propagate NaN, and together they take a fifth of the time of looking at every number.
-    return (logits.amin(1).isfinite() & logits.amax(1).isfinite()).flatten(1).all(1)
+    # A sum of finite numbers may overflow, but no sum of others is finite; it takes a thirtieth of the time.
+    finite = logits.sum((1, 2, 3)).isfinite()
+    return finite if finite.all() else logits.isfinite().flatten(1).all(1)

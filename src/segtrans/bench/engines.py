@@ -26,6 +26,7 @@ from rich.progress import Progress
 from segtrans.bench.plan import Plan
 from segtrans.bench.stopping import Stop, StopFile
 from segtrans.errors import MissingError, SegtransError, UsageError, optional
+from segtrans.memory import keep_freed_memory
 from segtrans.spec import RunConfig
 
 RETRIES = 10
@@ -120,6 +121,7 @@ def local(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
 
 
 def _in_process(helper: Helper) -> None:
+    keep_freed_memory()
     sys.exit(helper() or 0)
 
 

@@ -39,7 +39,7 @@ NOT_DECIDING = frozenset(
     {
         *("cli", "report", "testing"),
         *(f"bench/{name}.py" for name in ("engines", "estimate", "results", "stopping", "summary", "tables")),
-        *(f"{name}.py" for name in ("completion", "demo", "doctor", "fetch", "listing", "track")),
+        *(f"{name}.py" for name in ("completion", "demo", "doctor", "fetch", "listing", "memory", "track")),
         "unpack.py",
     }
 )

@@ -11,6 +11,7 @@ from segtrans import completion
 from segtrans.cli.options import app
 from segtrans.cli.output import say
 from segtrans.errors import SegtransError
+from segtrans.memory import keep_freed_memory
 
 # isort: off
 # Help shows commands in the order in which they are imported.
@@ -36,6 +37,7 @@ def main() -> None:
     """Entry point: errors a user can cause become one sentence and a documented exit code."""
     if os.environ.get("_SEGTRANS_COMPLETE") == "complete_bash":
         completion.mend_words()
+    keep_freed_memory()
     try:
         app(prog_name="segtrans")
     except SegtransError as error:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import nn
 
 from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
+from segtrans.models.layout import lay_out
 from segtrans.plugins import Names
 
 
@@ -190,7 +190,7 @@ def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
         raise ModelError(f"model source {source!r} made a {kind}; expected a SegModel, as segtrans.models.wrap makes")
     model.name = _title(model.name, source, options.get("weights"))
     if source in LIBRARIES:
-        _channels_last(model.network)
+        lay_out(model.network)
     return _adjusted(model, options)
 
 
@@ -199,15 +199,6 @@ def _title(name: str, source: str, weights: str | None) -> str:
     if weights is None or source == "file":
         return name
     return f"{name}[{weights if weights == RANDOM else Path(weights).stem}]"
-
-
-def _channels_last(network: nn.Module) -> None:
-    """Lays the weights of convolutions out with channels last, which their inputs follow: it is how CPUs convolve
-    fastest.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number
-from segtrans.logits import predicted_classes
+from segtrans.logits import largest, predicted_classes
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 from segtrans.objectives.pixels import at_label, cosine, unfinished
 
@@ -29,11 +29,11 @@ def margins(view: View) -> Tensor:
     index = view.labels.where(view.labels != VOID, 0)[:, None]
     with torch.no_grad():
         others = view.logits.scatter(1, index, -math.inf)
-        rival, largest = predicted_classes(others), others.amax(1)
+        rival, highest = predicted_classes(others), largest(others)
     # Which class it is decides where the gradient goes; asking for its logit is a third of differentiating a maximum.
     margin = at_label(view.logits, rival) - at_label(view.logits, view.labels)
     # What is not a number, whichever class it is of, stays to be seen.
-    return margin + torch.zeros_like(largest).where(largest.isfinite(), torch.nan)
+    return margin + torch.zeros_like(highest).where(highest.isfinite(), torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class WrongClass(Objective):
             nonlocal assigned
             logits, valid = view.logits, view.labels != VOID
             if run.targeted:
-                other = logits.detach().argmax(1)
+                other = predicted_classes(logits.detach())
             else:
                 if assigned is None:
                     assigned = _circle(draw.uniform(logits.shape[1]))

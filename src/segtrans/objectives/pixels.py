@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number
+from segtrans.logits import largest
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def unfinished(view: View, run: Run) -> Tensor:
     """Where the attack is not done yet, (B, H, W): pixels still right or, with a target, still elsewhere."""
     logits = view.logits.detach()
-    # The same as asking for the argmax, which takes a hundred times as long as the maximum.
-    right = at_label(logits, view.labels) >= logits.amax(1)
+    # The same as asking for the argmax, which takes many times as long as the maximum.
+    right = at_label(logits, view.labels) >= largest(logits)
     return (right & (view.labels != VOID)) != run.targeted
 
 
@@ -77,7 +78,7 @@ class CosPGD(Objective):
         # Any multiple of the softmax has the same cosine. The denominator is left out, since torch's softmax depends,
         # in the last bit, on how it shares a batch among threads.
         soft = self.probabilities == "softmax"
-        weight = cosine((logits - logits.amax(1, keepdim=True)).exp() if soft else logits.sigmoid(), view.labels)
+        weight = cosine((logits - largest(logits)[:, None]).exp() if soft else logits.sigmoid(), view.labels)
         weight = 1 - weight if run.targeted else weight
         return valid_mean(pixel_losses(view.logits, view.labels) * weight, view.labels)
 
@@ -213,7 +214,7 @@ def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
 
 def _log_probabilities(logits: Tensor) -> Tensor:
     # Not torch's, for the reason given at CosPGD.
-    shifted = logits - logits.amax(1, keepdim=True)
+    shifted = logits - largest(logits)[:, None]
     return shifted - shifted.exp().sum(1, keepdim=True).log()
 
 
