@@ -133,7 +133,7 @@ class LinearBackward(Backward):
 @dataclass(frozen=True, kw_only=True)
 class SmoothBackward(Backward):
     """ReLU gets the derivative of SiLU, and max-pooling that of a softmax-weighted mean, so that fewer gradients are
-    cut off (BPA, Wang et al., NeurIPS 2023, arXiv 2306.16614).
+    cut off (BPA, Wang et al., NeurIPS 2023, arXiv 2306.12685).
 
     Attributes:
         start: from which share of the ReLUs on, in the order in which they run; 1 changes none. The authors name a

@@ -81,21 +81,21 @@ def _queue(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     return (*(part for part in parts if part not in accumulators), *accumulators[-1:])
 
 
-def spell(attack: Attack) -> str:
-    """An attack spelled out of its parts; what is at its default is left out. :func:`read` finds it again if all parts
-    are segtrans's own and momentum comes last.
+def spell(attack: Attack, *, defaults: bool = False) -> str:
+    """An attack spelled out of its parts; settings of theirs that are at their defaults are left out unless
+    ``defaults`` are asked for. :func:`read` finds it again if all parts are segtrans's own and momentum comes last.
     """
     plain = Attack()
     parts = [part for name in _ONE.values() if (part := getattr(attack, name)) != getattr(plain, name)]
     parts += [part for name in _SEVERAL.values() for part in getattr(attack, name)]
-    terms = [_spelled(type(part).__name__, part, {f.name for f in fields(part)}) for part in parts]
+    terms = [_spelled(type(part).__name__, part, {f.name for f in fields(part)}, defaults) for part in parts]
     own = _spelled("bim", attack, _OWN)
     return " + ".join(terms if terms and own == "bim" else [own, *terms])
 
 
-def _spelled(name: str, value: Part | Attack, keys: Collection[str]) -> str:
+def _spelled(name: str, value: Part | Attack, keys: Collection[str], defaults: bool = False) -> str:
     found = {f.name: (getattr(value, f.name), f.default) for f in fields(value) if f.name in keys}
-    changed = {key: v for key, (v, default) in found.items() if v != default}
+    changed = {key: v for key, (v, default) in found.items() if defaults or v != default}
     said = ", ".join(
         f"{key}={exactly(v) if key in _LENGTHS and isinstance(v, float) else repr(v)}" for key, v in changed.items()
     )

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from segtrans.errors import ModelError, UsageError, unknown
 from segtrans.residuals import residuals
 
-# A model is walked through once. Only names are kept, since a module that is its own layer would never be forgotten.
-_DEPTHS: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+# A model is walked through once per size of its images, which decides what counts as depth. Only names are kept, since
+# a module that is its own layer would never be forgotten.
+_DEPTHS: WeakKeyDictionary[nn.Module, dict[torch.Size, list[str]]] = WeakKeyDictionary()
 
 COARSEST = 32
 """Maps with fewer than one position per this many pixels along a side do not count as depth: they are what pooling
@@ -88,12 +89,12 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
     A name may leave out what wraps a network: ``layer3`` is found as ``network.encoder.layer3``; of several modules
     that end in the name it is the one that fewest others contain. Depth is counted in modules that have weights and
     return maps (N, C, h, w), in the order in which they run on ``sample`` (1, 3, H, W): 0.5 is the one in the middle,
-    0 the first, 1 the last. For one inside a residual block the block itself stands, whose features are what the next
-    block sees.
+    0 the first, 1 the last. For one inside a residual block, or inside a module of the same class that has no skip, the
+    block itself stands, whose features are what the next block sees.
 
     Raises:
-        UsageError: no module has the name, several could be meant, or the share is not from 0 to 1.
-        ModelError: no module returns maps, or the model is an ensemble.
+        UsageError: the share is not from 0 to 1.
+        ModelError: no module has the name, several could be meant, no module returns maps, or the model is an ensemble.
     """
     if len(getattr(model, "members", None) or ()) > 1:
         raise ModelError(f"{type(model).__name__} is an ensemble; layers belong to one of its members")
@@ -101,12 +102,14 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
         return _named(model, layer)
     if not 0 <= layer <= 1:
         raise UsageError(f"layer is {layer}; allowed are names of modules and shares of the depth from 0 to 1")
-    names = _DEPTHS.get(model)
+    known = _DEPTHS.setdefault(model, {})
+    names = known.get(sample.shape[-2:])
     if names is None:
         weighted = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
         with _noted(model, sample, weighted) as order:
-            blocks = {residual.block for residual in residuals(model, sample)}
-        names = _DEPTHS[model] = [_around(model, name, blocks) for name in order]
+            kinds = {type(residual.block) for residual in residuals(model, sample)} - {nn.Sequential}
+        blocks = {module for module in model.modules() if type(module) in kinds}
+        names = known[sample.shape[-2:]] = [_around(model, name, blocks) for name in order]
     if not names:
         raise ModelError("no module of the surrogate returns feature maps (N, C, h, w)")
     return model.get_submodule(names[round(layer * (len(names) - 1))])

@@ -48,6 +48,7 @@ def attacks() -> list[Row]:
             "step": ", ".join(dict.fromkeys(_step(a) for a in entry.attack.attacks if a.iterations)),
             "eps": in_grey_levels(entry.attack.threat.radius) if entry.attack.threat != LInf(1) else "none",
             "composition": " | ".join(map(spell, entry.attack.attacks)),
+            "defaults": " | ".join(spell(attack, defaults=True) for attack in entry.attack.attacks),
             "provenance": entry.provenance,
             "paper": entry.paper,
             "venue": entry.venue,

@@ -18,6 +18,7 @@ from segtrans.composition import Part, spell
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
+from segtrans.listing import attacks
 from segtrans.objectives import CosPGD, CrossEntropy, Margin, SegPGD
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
@@ -90,6 +91,12 @@ def test_the_last_word_counts_and_transformations_queue() -> None:
 def test_every_entry_can_be_spelled_out(name: str) -> None:
     for value in ENTRIES[name].attack.attacks:
         assert attack(spell(value)) == value
+        assert attack(spell(value, defaults=True)) == value
+
+
+def test_defaults_are_listed() -> None:
+    shown = {row["name"]: row["defaults"] for row in attacks()}
+    assert shown["vmi"] == "Variance(samples=20, radius=1.5, ahead=0.0) + Momentum(decay=1.0)"
 
 
 @pytest.mark.parametrize(

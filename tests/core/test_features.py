@@ -92,6 +92,30 @@ def test_depth_counts_modules_with_weights_and_stands_at_the_ends_of_residual_bl
     assert name_of(Context(), share) == name
 
 
+class Inverted(nn.Module):
+    """A block that adds its input where channels allow it."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(before, 5, 1), nn.Conv2d(5, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.narrow(self.wide(x).relu())
+        return z + x if z.shape == x.shape else z
+
+
+def test_blocks_without_a_skip_are_blocks_as_their_like() -> None:
+    blocks = nn.Sequential(Inverted(3, 3), Inverted(3, 4))
+    assert [find_layer(blocks, share, X[:1].float()) for share in (0, 1)] == [blocks[0], blocks[1]]
+
+
+def test_which_size_came_first_does_not_decide_the_layer() -> None:
+    model = Backwards()
+    # On images this small the pooling branch's only position is no coarser than depth may be.
+    assert find_layer(model, 0.5, images(1, (20, 20))) is model.pool[1]
+    assert find_layer(model, 0.5, images(1, (40, 40))) is model.twice
+
+
 def test_depth_is_the_order_of_running_without_pooling_branches() -> None:
     x = images(1, (40, 40))
     model = Backwards()

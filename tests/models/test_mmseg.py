@@ -96,6 +96,7 @@ def test_names() -> None:
     toy.dataset_meta = {"classes": ("sky", "tree", "road"), "palette": []}
     named = from_mmseg(toy, name="mine", label_map=(0, 0, 1))
     assert (named.name, named.network_classes, len(named.classes)) == ("mine", ("sky", "tree", "road"), 2)
+    assert from_mmseg(toy, backbone="mit_b0").backbone == "mit_b0"
 
 
 def test_other_networks_are_refused() -> None:

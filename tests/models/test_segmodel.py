@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segtrans.errors import ModelError, UsageError
 from segtrans.models import Preprocessing, SegModel, wrap
-from segtrans.models.base import extract_logits
+from segtrans.models.base import extract_logits, is_transformer
 
 
 class Spy(nn.Module):
@@ -206,3 +206,21 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
     logits = SegModel(Returns(output), 3, preprocessing=Preprocessing(), label_map=[0, 1, None])(images((8, 8)))
     assert logits[0].isfinite().all()
     assert logits[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attends"),
+    [
+        *(
+            (name, True)
+            for name in ("mit_b0", "mixvisiontransformer", "swin_tiny", "pvt_v2_b2", "vit_small", "deit3_base")
+        ),
+        *(
+            (name, True)
+            for name in ("twins_svt_small", "cait_s24", "xcit_nano", "dinov2_small", "eva02_base", "hiera_b")
+        ),
+        *((name, False) for name in ("resnet50", "mobilenet_v2", "efficientnet-b0", "convnext_tiny", "hrnet_w18", "")),
+    ],
+)
+def test_transformers_are_known_by_their_names(backbone: str, attends: bool) -> None:
+    assert is_transformer(backbone) is attends

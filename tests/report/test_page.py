@@ -120,10 +120,29 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
     assert [(r.attack, r.place) for r in ranked] == [("di", 1), ("mi", 2), ("segtrans", 3), ("noise", None)]
     assert ranked[0].seconds_per_image == pytest.approx(12.5 / 7)
     assert [r.gradients for r in ranked] == ["1", "1", "1", "0"]
-    assert headline(document) == (
-        "di takes 40.0 % of the clean mIoU away on average over 2 pairs of models with other backbones "
-        "(mi 20.0 %, noise 99.0 %)."
-    )
+    said = "di takes 40.0 % of the clean mIoU away on average over 2 pairs of models with other backbones (mi 20.0 %)."
+    assert headline(document) == f"{said} noise alone takes 99.0 %, no less than di and mi."
+    for entry in document["summary"]:
+        if entry["attack"] == "noise":
+            entry["asr_miou"] = 0.1
+    assert headline(document) == f"{said} noise alone takes 10.0 %."
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (1, "Only 1 image: there is no interval over one image; do not read them as 95 %."),
+        (19, "Only 19 images: intervals over so few are too narrow; do not read them as 95 %."),
+        (20, ""),
+    ],
+)
+def test_few_images_are_no_ground_for_intervals(tmp_path: Path, images: int, words: str) -> None:
+    document = make_run(tmp_path, images={}, attacks=["mi"])
+    document["data"]["images"] = images
+    write_json(tmp_path / "result.json", document)
+    found = read(write_page(tmp_path)).words
+    assert ("Only" in found) == bool(words)
+    assert words in found
 
 
 def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ENTRIES = (
     Entry(
         name="bpa", attack=compose(SmoothBackward(), MI),
         title="backward propagation attack, with momentum",
-        paper="arXiv:2306.16614", venue="NeurIPS 2023", family="backward", provenance="paper",
+        paper="arXiv:2306.12685", venue="NeurIPS 2023", family="backward", provenance="paper",
     ),
     Entry(
         name="ghost-mi", attack=compose(Ghost(), MI),

@@ -63,8 +63,8 @@ ENTRIES = (
         paper="arXiv:1904.02884", venue="CVPR 2019", family="gradient", provenance="code",
     ),
     Entry(
-        name="ni-di-ti", attack=compose(Resize(), Smooth(), Nesterov()),
-        title="diverse inputs and translation-invariant gradients, with Nesterov momentum",
+        name="ni-di-ti", attack=compose(Resize(probability=0.7), Smooth(size=5), Nesterov()),
+        title="diverse inputs and translation-invariant gradients, with Nesterov momentum, as TASS has them",
         paper="arXiv:2307.16572", venue="arXiv 2023", family="gradient", provenance="paper",
     ),
     Entry(

@@ -16,7 +16,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-TRANSFORMERS = re.compile(r"mit[_-]?b|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer")
+TRANSFORMERS = re.compile(
+    r"mit[_-]?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
+    r"|pvt|twins|svt|pcpvt|cait|xcit|dinov|eva0|hiera|mpvit"
+)
 """Parts of the names of backbones that attend instead of convolving."""
 
 

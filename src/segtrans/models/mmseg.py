@@ -22,12 +22,15 @@ class _Decoded(nn.Module):
         return cast(Any, self.segmentor).encode_decode(x, metas)
 
 
-def from_mmseg(segmentor: nn.Module, *, name: str = "", label_map: Sequence[int | None] | None = None) -> SegModel:
+def from_mmseg(
+    segmentor: nn.Module, *, name: str = "", backbone: str = "", label_map: Sequence[int | None] | None = None
+) -> SegModel:
     """A segmentor of mmsegmentation (``EncoderDecoder`` and relatives), as ``init_model`` makes it, as a model.
 
     Its ``data_preprocessor`` says how images are normalised (mmsegmentation reads them as blue, green, red in
     0 … 255), ``dataset_meta`` what its classes are called. Images go through it whole, whatever its ``test_cfg`` says,
-    padded to a multiple of 32.
+    padded to a multiple of 32. The ``backbone`` is the name of its backbone's class, and its depth, unless another is
+    given, such as ``mit_b0`` where models of other libraries share it.
 
     Raises:
         UsageError: something with other methods, or without a data preprocessor.
@@ -45,8 +48,7 @@ def from_mmseg(segmentor: nn.Module, *, name: str = "", label_map: Sequence[int 
     # Mean and std are for channels in the order in which the network gets them, which is BGR unless they are swapped.
     plain = not hasattr(before, "mean")
     mean, std = ((0.0,) * 3, (1.0,) * 3) if plain else (_rgb(before.mean, swapped), _rgb(before.std, swapped))
-    backbone = type(of.backbone).__name__
-    depth = getattr(of.backbone, "depth", "")
+    kind = f"{type(of.backbone).__name__}{getattr(of.backbone, 'depth', '')}"
     return SegModel(
         _Decoded(segmentor),
         classes,
@@ -57,8 +59,8 @@ def from_mmseg(segmentor: nn.Module, *, name: str = "", label_map: Sequence[int 
             multiple=32,
             align_corners=bool(getattr(of, "align_corners", False)),
         ),
-        name=name or f"{type(of.decode_head).__name__}-{backbone}{depth}",
-        backbone=f"{backbone}{depth}".lower(),
+        name=name or f"{type(of.decode_head).__name__}-{kind}",
+        backbone=backbone or kind.lower(),
         label_map=label_map,
     )
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +61,10 @@ class MatrixRow:
     cells: list[Cell]
 
 
+FEW_IMAGES = 20
+"""Bootstrap intervals over fewer are noticeably too narrow, which docs/protocol.md measures."""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """One attack and one measure: rows are surrogates, columns targets."""
@@ -93,6 +98,7 @@ def write_page(run: Path, against: Path | None = None) -> Path:
     return path
 
 
+@cache
 def environment() -> jinja2.Environment:
     """Templates that escape what they are given."""
     environment = jinja2.Environment(
@@ -155,10 +161,12 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "command": command(document),
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
+        "few": FEW_IMAGES,
     }
     return environment().get_template("page.html.jinja").render(values)
 
 
+@cache
 def _script() -> str:
     return (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 

@@ -14,7 +14,7 @@ from segtrans.bench.summary import (
 )
 from segtrans.report.content import Document, is_control
 from segtrans.report.costs import mean_seconds
-from segtrans.report.words import Interval, as_interval, counted, percent
+from segtrans.report.words import Interval, as_interval, counted, joined, percent
 
 _KIND = {
     OTHER_BACKBONE: "models with other backbones",
@@ -122,14 +122,22 @@ def headline(document: Document) -> str:
     if not attacks:
         return ""
     (best, score), *others = attacks
-    compared = [f"{name} {percent(s.asr_miou)} %" for name, s in others[:1]]
-    compared += [f"{r.attack} {percent(s.asr_miou)} %" for r, s in known if r.place is None]
+    compared = [f" ({name} {percent(s.asr_miou)} %)" for name, s in others[:1]]
     where = (
         "on the surrogate itself" if block == WHITE_BOX else f"over {counted(score.pairs, 'pair')} of {_KIND[block]}"
     )
-    return f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}" + (
-        f" ({', '.join(compared)})." if compared else "."
-    )
+    said = f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}{''.join(compared)}."
+    controls = [(r.attack, s) for r, s in known if r.place is None]
+    return " ".join([said, *(_beside(name, s, attacks) for name, s in controls)])
+
+
+def _beside(control: str, score: Scores, attacks: list[tuple[str, Scores]]) -> str:
+    """What a control takes, and which attacks take no more than that."""
+    taken = score.asr_miou or 0.0
+    behind = [name for name, s in attacks if (s.asr_miou or 0.0) <= taken]
+    named = joined(behind) if len(behind) <= 3 else counted(len(behind), "attack")
+    said = f"{control} alone takes {percent(taken)} %"
+    return f"{said}, no less than {named}." if behind else f"{said}."
 
 
 @dataclass(frozen=True)
