@@ -58,6 +58,17 @@ def test_a_second_derivative_is_there() -> None:
     torch.testing.assert_close(second(ours), second(plain), rtol=1e-4, atol=1e-5)
 
 
+def test_torch_func_differentiates_it(random: torch.Generator) -> None:
+    plain, ours = convolutions()
+    x = torch.randn(2, 5, 4, 4, generator=random)
+
+    def loss(module: nn.Module, z: Tensor) -> Tensor:
+        return module(z).square().sum()
+
+    found, expected = (torch.func.grad(lambda z, m=module: loss(m, z))(x) for module in (ours, plain))
+    torch.testing.assert_close(found, expected)
+
+
 def test_weights_that_learn_and_other_types_are_left_to_torch(random: torch.Generator) -> None:
     plain, ours = convolutions()
     x = torch.randn(2, 5, 6, 6, generator=random)
