@@ -1,9 +1,9 @@
-"""Every attack of the catalogue on held-out images: three runs that go on where they were stopped, and their tables.
+"""Every attack of the catalogue on held-out images: four runs that go on where they were stopped, and their tables.
 
     python benchmarks/catalogue.py --data voc:VOC [--images 12] [--gradients 50] [-t MODEL …] [--out FOLDER]
 
-Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml and -ops.yaml. Targets are all VOC models of
-the zoo and those that are given. With ``--gradients`` there is the first run alone, and of it what costs no more than
+Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml, -searches.yaml and -ops.yaml. Targets are
+all VOC models of the zoo and those that are given. With ``--gradients`` there is the first run alone, and of it what costs no more than
 so many per image. Images are done twelve at a time, so a run on a larger multiple of twelve keeps what it has, but for
 the universal perturbation, which is made on all images at once.
 """
@@ -25,7 +25,7 @@ from segtrans.spec import make_config, read_config
 from segtrans.zoo import cards
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-NAMES = ("catalogue", "catalogue-ensembles", "catalogue-ops")
+NAMES = ("catalogue", "catalogue-ensembles", "catalogue-searches", "catalogue-ops")
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48, help="at most so many")
     parser.add_argument("--gradients", type=int, help="only attacks of at most so many per image")
     parser.add_argument("--target", "-t", action="append", default=[], help="one more model to score; repeatable")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the three runs")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the four runs")
     given = parser.parse_args()
     targets = [f"zoo:{name}" for name in cards() if name.startswith("voc/")] + given.target
     for name in NAMES if given.gradients is None else NAMES[:1]:

@@ -20,6 +20,7 @@ from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
 from segtrans.listing import attacks
 from segtrans.objectives import CosPGD, CrossEntropy, Margin, SegPGD
+from segtrans.spec import read_config
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
@@ -364,3 +365,10 @@ def test_what_an_attack_says_itself_comes_before_the_protocol(
     found = attack(text, eps="4/255", iterations=3, step_size="1/255")
     assert (found.threat.radius, found.iterations) == (eps, iterations)
     assert found.alpha == pytest.approx(alpha)
+
+
+def test_the_comparison_of_the_whole_catalogue_has_every_entry() -> None:
+    """All but those that need a target of the user's own."""
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    compared = {name for path in configs.glob("catalogue*.yaml") for name in read_config(path)["attacks"]}
+    assert ENTRIES.keys() - compared == {"towards", "towards-cospgd"}
