@@ -3,9 +3,9 @@
     python benchmarks/catalogue.py --data voc:VOC [--images 12] [--gradients 50] [-t MODEL …] [--out FOLDER]
 
 Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml, -searches.yaml and -ops.yaml. Targets are
-all VOC models of the zoo and those that are given. With ``--gradients`` there is the first run alone, and of it what costs no more than
-so many per image. Images are done twelve at a time, so a run on a larger multiple of twelve keeps what it has, but for
-the universal perturbation, which is made on all images at once.
+all VOC models of the zoo and those that are given. With ``--gradients`` there is the first run alone, and of it what
+costs no more than so many per image. Images are done twelve at a time, so a run on a larger multiple of twelve keeps
+what it has, but for the universal perturbation, which is made on all images at once.
 """
 
 import argparse
