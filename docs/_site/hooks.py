@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "catalogue", "attack", "threat", "areas", "goals", "objectives", "transforms", "backward", "gradients", "steps",
     "universal", "ensembles", "queries", "worst", "models", "data", "bench", "metrics", "report", "doctor", "testing",
-    "run", "random", "composition",
+    "run", "random", "composition", "io", "bank", "memory", "interop", "interop.hub",
+    "models.mmseg", "models.onnx", "models.layout",
 )  # fmt: skip
 """The public modules, from what most people need to what only writers of parts do."""
 
@@ -26,9 +27,15 @@ def on_config(config: Any) -> None:
 
 def on_files(files: Files, config: Any) -> None:
     pages = {"index.md": _index(), "catalogue.md": _catalogue(), "examples.md": _examples()}
-    pages |= {f"reference/{module}.md": f"# segtrans.{module}\n\n::: segtrans.{module}\n" for module in MODULES}
+    pages |= {f"reference/{module}.md": _reference(module) for module in MODULES}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
+
+
+def _reference(module: str) -> str:
+    """Everything in a module, and of `segtrans.interop` a table that has no docstring too."""
+    options = "    options:\n      show_if_no_docstring: true\n" if module == "interop" else ""
+    return f"# segtrans.{module}\n\n::: segtrans.{module}\n{options}"
 
 
 def _index() -> str:

@@ -113,7 +113,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, 0)
-        if isinstance(self.threat, LInf) and self.alpha > 1:
+        if self.alpha > 1 and isinstance(self.threat, LInf):
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
             raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")

@@ -18,7 +18,7 @@ from segtrans.bench.identity import versions
 from segtrans.bench.plan import pick_device
 from segtrans.data import Dataset, load_data
 from segtrans.data.base import VOID, resize
-from segtrans.errors import ModelError
+from segtrans.errors import ModelError, reason
 from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes
 from segtrans.metrics import confusion, miou
@@ -134,7 +134,7 @@ def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: int | Non
         with torch.no_grad():
             logits, again = model(x), model(x)
     except _BREAKS as error:
-        return {"no logits": f"the model fails on images {tuple(x.shape)}: {' '.join(str(error).split())}"}
+        return {"no logits": f"the model fails on images {tuple(x.shape)}: {reason(error)}"}
     if not isinstance(cast(Any, logits), Tensor) or logits.ndim != 4 or len(logits) != len(x):
         what = tuple(logits.shape) if isinstance(cast(Any, logits), Tensor) else type(logits).__name__
         return {
@@ -187,12 +187,12 @@ def _gradient(model: Model, x: Tensor, logits: Tensor) -> dict[str, str]:
         with torch.enable_grad():
             loss = F.cross_entropy(model(leaf), logits.argmax(1), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
-        reason = "the loss does not depend on the image"
+        why = "the loss does not depend on the image"
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        why = reason(error)
     if gradient is None:
         return {
-            "not differentiable": f"no gradient reaches the image ({reason}); look for detach(), no_grad(), argmax or "
+            "not differentiable": f"no gradient reaches the image ({why}); look for detach(), no_grad(), argmax or "
             "NumPy on the way to the logits, or use the model as a target only"
         }
     if not gradient.isfinite().all():

@@ -24,13 +24,15 @@ class Ensemble(nn.Module):
         apart: whether attacks ask the members one by one.
 
     Raises:
-        UsageError: fewer than two models, or models with different classes.
+        UsageError: fewer than two models, models with different classes, or another ``fuse``.
     """
 
     def __init__(self, models: Sequence[SegModel], fuse: Literal["logits", "probabilities", "loss"] = "logits") -> None:
         super().__init__()
         if len(models) < 2:
             raise UsageError(f"an ensemble of {len(models)} model(s); allowed are two or more")
+        if fuse not in ("logits", "probabilities", "loss"):
+            raise UsageError(f"fuse is {fuse!r}; allowed are 'logits', 'probabilities' and 'loss'")
         counts = {model.name: len(model.classes) for model in models}
         if len(set(counts.values())) > 1:
             raise UsageError(f"an ensemble's models must have the same classes; these have {counts}")

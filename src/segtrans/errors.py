@@ -64,6 +64,11 @@ def optional(what: str, extra: str) -> Generator[None]:
         ) from error
 
 
+def reason(error: Exception) -> str:
+    """What an error of another library says, as far as it fits into a sentence: its first line, or its type's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def check_whole(what: str, value: object, least: int) -> None:
     """UsageError unless ``value`` is a whole number (2.0 and True are not) of at least ``least``."""
     if type(value) is not int or value < least:

@@ -10,6 +10,7 @@ from segtrans.errors import ModelError, UsageError
 
 
 def check_images(x: Tensor) -> None:
+    """UsageError unless images are floating point (N, 3, H, W) in [0, 1], at least one."""
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or x.numel() == 0:
         raise UsageError(f"images are {x.dtype} {tuple(x.shape)}; expected floating point (N, 3, H, W) in [0, 1]")
     low, high = x.aminmax()
@@ -18,12 +19,14 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, x: Tensor) -> None:
+    """UsageError unless labels are int64 (N, H, W) for images (N, 3, H, W), of whatever classes."""
     expected = (len(x), *x.shape[-2:])
     if y.dtype != torch.int64 or tuple(y.shape) != expected:
         raise UsageError(f"labels are {y.dtype} {tuple(y.shape)}; expected torch.int64 {expected}")
 
 
 def check_classes(y: Tensor, classes: int) -> None:
+    """UsageError unless labels, of any shape, are from 0 to below the number of the surrogate's classes, or 255."""
     wrong = (y != VOID) & ((y < 0) | (y >= classes))
     if wrong.any():
         raise UsageError(
@@ -33,6 +36,7 @@ def check_classes(y: Tensor, classes: int) -> None:
 
 
 def check_logits(logits: Any, z: Tensor) -> None:
+    """ModelError unless a model returned four dimensions, of which the last two are those of images (N, 3, H, W)."""
     if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[-2:] != z.shape[-2:]:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
@@ -42,6 +46,9 @@ def check_logits(logits: Any, z: Tensor) -> None:
 
 
 def checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
+    """The weights without a gradient; UsageError unless they are finite floating point (N, M) for N images and M
+    members, of each image at least one not zero.
+    """
     fits = weights.is_floating_point() and tuple(weights.shape) == expected and bool(weights.isfinite().all())
     if not fits or not weights.any(1).all():
         raise UsageError(
@@ -52,7 +59,9 @@ def checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
 
 
 def allowed_region(region: Tensor | None, x: Tensor) -> Tensor:
-    """The pixels that may change, broadcastable to ``x``."""
+    """The pixels that may change, broadcastable to images ``x`` (N, 3, H, W), all of them for None; UsageError unless a
+    region is boolean (H, W), (1, H, W) or (N, H, W).
+    """
     if region is None:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=x.device)
     sizes = (x.shape[-2:], (1, *x.shape[-2:]), (len(x), *x.shape[-2:]))

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, TypeVar
 
-from segtrans.errors import MissingError, UsageError
+from segtrans.errors import MissingError, UsageError, reason
 
 Thing = TypeVar("Thing")
 
@@ -69,8 +69,7 @@ class Names(Mapping[str, Thing]):
         try:
             thing = points[0].load()
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise MissingError(f"{self.what} {name!r}: {place} cannot be imported ({reason})") from error
+            raise MissingError(f"{self.what} {name!r}: {place} cannot be imported ({reason(error)})") from error
         if not self.fits(thing):
             raise UsageError(f"{self.what} {name!r}: {place} is {type(thing).__name__}; expected {self.expected}")
         return thing

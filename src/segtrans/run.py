@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, UsageError
+from segtrans.errors import ModelError, UsageError, check_whole, reason
 from segtrans.features import find_layer, forward_with
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, checked_weights
 from segtrans.objectives.pixels import unfinished
@@ -91,6 +91,7 @@ class Run:
         chunk: int | None = None,
     ) -> None:
         check_images(x)
+        attack.objective.check(attack)
         self.attack, self.model, self.threat = attack, model, attack.threat
         # A copy, since a surrogate that works in place would reach the caller's images.
         self.x = x.detach().clone()
@@ -102,7 +103,8 @@ class Run:
             raise UsageError("weights are given for an attack that weighs the members of an ensemble itself")
         self.evaluations = 0
         self.shown: tuple[Tensor, Tensor] | None = None
-        self.chunk = max(1, len(x) if chunk is None else chunk)
+        self.chunk = len(x) if chunk is None else chunk
+        check_whole("chunk", self.chunk, 1)
         self._keys = derive(image_keys(x), seed)
         # On the CPU, so that asking for a number that all images share does not wait for a GPU.
         self._seed = derive(torch.zeros(1, dtype=torch.int64), seed)
@@ -152,7 +154,7 @@ class Run:
         except RuntimeError as error:
             # A program that was exported in float32 insists on it.
             if half and "bfloat16" in str(error).lower():
-                raise ModelError(f"the surrogate does not run in bfloat16 ({str(error).splitlines()[0]})") from error
+                raise ModelError(f"the surrogate does not run in bfloat16 ({reason(error)})") from error
             raise
         return found.to(images.dtype) if half and isinstance(cast(Any, found), Tensor) else found
 

@@ -8,7 +8,16 @@ from textwrap import shorten
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.threat import fraction
@@ -105,16 +114,13 @@ class RunConfig(BaseModel):
     out: Path = Path("runs/latest")
     """Folder for results; finished work found there is not done again."""
 
-    @field_validator(
-        *("skip", "every", "limit", "size", "eps", "iterations", "step_size", "batch", "slice"),
-        *("workers", "cpus", "gpus", "pictures"),
-        mode="before",
-    )
+    @field_validator("*", mode="before")
     @classmethod
-    def _number(cls, value: Any) -> Any:
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads ``yes`` as true, which Python takes for 1."""
-        if isinstance(value, bool):
-            raise UsageError(f"{value} is no number")
+        key, values = str(info.field_name), cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[key].annotation is not bool and any(isinstance(v, bool) for v in values):
+            raise UsageError(f"{key} is {value}; allowed are no truth values, which YAML makes of yes, no, on and off")
         return value
 
     @model_validator(mode="after")

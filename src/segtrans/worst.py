@@ -113,7 +113,7 @@ class WorstCase:
         as stalled or failed where it is so for every attack. ``on_iteration`` is called attack by attack.
         """
         found = [attack.perturb(model, x, y, chunk=chunk, **options) for attack in self.attacks]
-        size = max(1, len(x) if chunk is None else chunk)
+        size = len(x) if chunk is None else chunk
         labels = _predicted(model, x, size)[0] if y is None else y
         worst, fewest = x.detach(), torch.full((len(x),), torch.inf, device=x.device)
         for result in found:

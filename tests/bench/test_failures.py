@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toy_run import BARE, CLASSES, network, toy
 
 from segtrans.ensembles import Ensemble
-from segtrans.errors import ModelError
+from segtrans.errors import ModelError, UsageError
 from segtrans.models import SegModel
 from segtrans.report.costs import failures
 from segtrans.report.ranking import fewer_pairs, headline, ranking
@@ -45,7 +45,7 @@ def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..
     assert {(c["surrogate"], c["attack"]) for c in result["cells"]} == {("both", "mi"), ("a:0", "mi"), ("a:0", "fia")}
     (failure,) = failures(result)
     reason = "FeatureImportance prepares itself on one network; the surrogate is an ensemble"
-    assert failure.reason == f"attack 'fia' is not for 'both': {reason}"
+    assert failure.reason == f"attack 'fia' cannot be made on 'both': {reason}"
     assert (len(failure.images), failure.named.count(",")) == (6, 2)
     assert failure.named.endswith(" and 3 more")
     (cost,) = [c for c in result["costs"] if (c["surrogate"], c["attack"]) == ("both", "fia")]
@@ -62,6 +62,40 @@ def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..
         for seed in (0, 1)
         for attack in ("fia", "featuresimilarity(layer='none') + mi")
     ]
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        ("fia + remap", "FeatureImportance weighs features where they are in the clean image, which Remap moves"),
+        ("dispersion + allas(index=1)", "Dispersion leads away from the clean features and knows no targets"),
+        (
+            "alma-prox + scale",
+            "objective AugmentedLagrangian has a multiplier per pixel and goes with no input transformation; "
+            "leave out Scale",
+        ),
+    ],
+)
+def test_an_attack_that_contradicts_itself_is_refused_before_anything_runs(
+    go: Callable[..., dict[str, Any]], tmp_path: Path, attack: str, reason: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        go(attacks=["mi", attack])
+    assert str(error.value) == f"attack {attack!r} contradicts itself: {reason}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_an_attack_asks_of_images_and_models_in_vain_leaves_the_others(go: Callable[..., dict[str, Any]]) -> None:
+    patch, hiding = "bim + patch(side=22)", "bim + allas(index=9)"
+    result = go(targets=["a:1"], attacks=["mi", patch, hiding, "balancedcrossentropy(pixels=(1, 2))"])
+    assert {c["attack"]: c["images"] for c in result["cells"]} == {"mi": 6, patch: 3}
+    assert {failure.reason: sorted(failure.images) for failure in failures(result)} == {
+        f"attack {patch!r} cannot be made on 'a:0': Patch side is 22; images are only 20×28": ["0", "2", "4"],
+        f"attack {hiding!r} cannot be made on 'a:0': labels contain 9; the surrogate has 4 classes, so allowed are 0 "
+        "to 3 and 255 (void)": [*"012345"],
+        "attack 'balancedcrossentropy(pixels=(1, 2))' cannot be made on 'a:0': BalancedCrossEntropy pixels has 2 "
+        "numbers; the surrogate has 4 classes": [*"012345"],
+    }
 
 
 class Narrow(nn.Module):

@@ -19,7 +19,9 @@ from torch import nn
 
 import segtrans
 from segtrans.bench import identity, make_plan
+from segtrans.bench import plan as planning
 from segtrans.bench.plan import Plan
+from segtrans.bench.store import fingerprint
 from segtrans.composition import PARTS
 from segtrans.data import Dataset, load_data
 from segtrans.ensembles import Ensemble
@@ -337,6 +339,20 @@ ATTACKS = (
     "noise",
     "noise(random_start=False)",
 )
+
+
+def test_images_are_told_once_in_all_names(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, told = setup.plan(), []
+
+    def counted(values: Any) -> str:
+        told.extend(v for v in values if isinstance(v, tuple))
+        return fingerprint(values)
+
+    monkeypatch.setattr(planning, "fingerprint", counted)
+    names = [plan.score_name(unit, "t") for _ in range(2) for unit in plan.units]
+    assert [plan.clean_name(model, images) for model in "st" for images in plan.slices]
+    assert len(set(names)) == 2
+    assert told == [plan.image_hashes[:2], plan.image_hashes[2:]]
 
 
 def test_attacks_that_differ_in_anything_are_kept_apart(setup: Setup) -> None:

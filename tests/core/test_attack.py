@@ -17,6 +17,7 @@ from segtrans.models import wrap
 from segtrans.run import Run
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Remap, Scale
+from segtrans.worst import WorstCase
 from toys import (
     ATTACKS,
     BY_THEMSELVES,
@@ -60,12 +61,21 @@ def test_step_sizes(settings: dict[str, Any], step: float) -> None:
 def test_impossible_step_sizes_are_refused_at_once(step_size: Any) -> None:
     with pytest.raises(UsageError, match=r"^step_size is "):
         Attack(step_size=step_size)
+    with pytest.raises(UsageError, match=r"^step_size is "):
+        Attack(threat=L2(1), step_size=step_size)
 
 
 @pytest.mark.parametrize("iterations", [-1, 2.5, 3.0, "3", True, None])
 def test_impossible_iterations_are_refused_at_once(iterations: Any) -> None:
     with pytest.raises(UsageError, match=r"^iterations is .*; allowed are whole numbers from 0"):
         Attack(iterations=iterations)
+
+
+@pytest.mark.parametrize("chunk", [0, -5, 1.5, True])
+def test_impossible_chunks_are_refused(chunk: Any) -> None:
+    for attack in (Attack(), WorstCase(attacks=(Attack(),))):
+        with pytest.raises(UsageError, match=rf"^chunk is {chunk}; allowed are whole numbers from 1$"):
+            attack(MODEL, X, Y, chunk=chunk)
 
 
 @each_attack

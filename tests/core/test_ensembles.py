@@ -69,3 +69,5 @@ def test_what_does_not_go_together_is_refused() -> None:
         Ensemble(MODELS[:1])
     with pytest.raises(UsageError, match="same classes"):
         Ensemble([MODELS[0], member(1, CLASSES + 1)])
+    with pytest.raises(UsageError, match=r"^fuse is 'probs'; allowed are 'logits', 'probabilities' and 'loss'$"):
+        Ensemble(MODELS, "probs")  # type: ignore[arg-type]

@@ -247,7 +247,8 @@ def test_what_remains_is_counted_over_copies() -> None:
         ),
         (
             lambda: read("alma-prox + di")(MODEL, X, Y),
-            "objective AugmentedLagrangian has a multiplier per pixel, so Resize may not move pixels; leave it out",
+            "objective AugmentedLagrangian has a multiplier per pixel and goes with no input transformation; "
+            "leave out Resize",
         ),
     ],
 )

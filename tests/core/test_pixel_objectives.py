@@ -33,6 +33,7 @@ from segtrans.objectives import (
     WrongClass,
     pixel_losses,
 )
+from segtrans.objectives.divergences import margins
 from segtrans.run import Run, View
 from toys import Context, PixelLinear, dense, images, labels, run_of
 
@@ -517,6 +518,13 @@ def test_bad_settings_are_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         read(text)
     assert message in str(error.value)
+
+
+def test_the_256th_class_can_be_the_rival() -> None:
+    """Its number is that of void, which no prediction is."""
+    y, logits = torch.full((1, 1, 2), 3), torch.zeros(1, 300, 1, 2)
+    logits[0, VOID], logits[0, 3] = 5, 2
+    assert torch.equal(margins(View(labels=y, logits=logits)), torch.full((1, 1, 2), 3.0))
 
 
 def test_settings_hidden_by_entries_of_the_same_name_are_refused_too() -> None:

@@ -41,7 +41,10 @@ def test_budgets(eps: float | str) -> None:
         ({"surrogates": "a", "iterations": "many"}, "configuration key 'iterations' is 'many': "),
         ({"surrogates": "a", "limit": 0}, "configuration key 'limit' is 0: "),
         ({"surrogates": "a", "every": 0}, "configuration key 'every' is 0: "),
-        ({"surrogates": "a", "every": True}, "True is no number"),
+        (
+            {"surrogates": "a", "every": True},
+            "every is True; allowed are no truth values, which YAML makes of yes, no, on and off",
+        ),
         ({"surrogates": "a", "batch": 0}, "configuration key 'batch' is 0: "),
         ({"surrogates": "a", "seeds": ["x"]}, "configuration key 'seeds.0' is 'x': "),
         ({"surrogates": "a", "eps": 8}, "; images are in [0, 1], so write 8/255 for 8 grey levels"),
@@ -53,6 +56,14 @@ def test_mistakes_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         make_config(values)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", [key for key in RunConfig.model_fields if key != "save_images"])
+def test_what_yaml_reads_as_true_is_no_number_and_no_name(key: str) -> None:
+    for value in (True, [False]):
+        with pytest.raises(UsageError, match=re.escape(f"{key} is {value}; allowed are no truth values")):
+            make_config({"surrogates": "a", key: value})
+    assert not make_config({"surrogates": "a", "save_images": False, "slurm": {"exclusive": True}}).save_images
 
 
 def test_files(tmp_path: Path) -> None:

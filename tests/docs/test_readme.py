@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,28 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in lines if words[:1] == ["segtrans"]]
 
 
+class Segmentor(nn.Module):
+    """What `init_model` of mmsegmentation makes, as far as it is looked at."""
+
+    def __init__(self, *_: str) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 21, 3, padding=1)
+        self.decode_head = SimpleNamespace(num_classes=21)
+        self.data_preprocessor = SimpleNamespace(channel_conversion=True)
+
+    def encode_decode(self, inputs: torch.Tensor, _: list[dict[str, Any]]) -> torch.Tensor:
+        return self.backbone(inputs)
+
+
+@pytest.fixture
+def mmsegmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library in name; it need not be installed."""
+    package, apis = ModuleType("mmseg"), ModuleType("mmseg.apis")
+    apis.__dict__["init_model"] = Segmentor
+    monkeypatch.setitem(sys.modules, "mmseg", package)
+    monkeypatch.setitem(sys.modules, "mmseg.apis", apis)
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder, where every run takes one image and one iteration."""
@@ -51,7 +74,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 # foolbox imports a function from where SciPy no longer wants it.
 @pytest.mark.filterwarnings("ignore:Please import `gaussian_filter`:DeprecationWarning")
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small", "mmsegmentation")
 @each_page
 def test_a_page_runs(page: Path) -> None:
     with torch.random.fork_rng():

@@ -46,11 +46,17 @@ def run(
         ``OUT/costs.csv``.
 
     Raises:
-        UsageError: a configuration and keywords beside it, or what :func:`make_plan` refuses.
+        UsageError: a configuration and keywords beside it, attacks without names, or what :func:`make_plan` refuses.
     """
     own_attacks = attacks if isinstance(attacks, Mapping) else None
     if attacks is not None:
-        values["attacks"] = list(attacks) if isinstance(attacks, Mapping) else attacks
+        names: list[Any] = list(attacks) if isinstance(attacks, Mapping | list | tuple) else [attacks]
+        if nameless := [type(name).__name__ for name in names if not isinstance(name, str)]:
+            raise UsageError(
+                f"attacks holds a value of type {nameless[0]} without a name; allowed are names, and attacks of your "
+                "own by name, as in attacks={'mine': compose(...)}"
+            )
+        values["attacks"] = names
     if config is not None and values:
         raise UsageError(f"{', '.join(values)} given beside a configuration; put everything into one of the two")
     config = make_config(values) if config is None else config

@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from segtrans.bench.plan import Plan
 from segtrans.bench.stopping import Stop, StopFile
-from segtrans.errors import MissingError, SegtransError, UsageError, optional
+from segtrans.errors import MissingError, SegtransError, UsageError, optional, reason
 from segtrans.memory import keep_freed_memory
 from segtrans.spec import RunConfig
 
@@ -145,7 +145,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
         try:
             library.init(address=config.address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise MissingError(f"no Ray cluster at {config.address!r} ({str(error).splitlines()[0]})") from None
+            raise MissingError(f"no Ray cluster at {config.address!r} ({reason(error)})") from None
         finally:
             # Ray puts its own in the place of ours, which finishes the units in hand.
             if threading.current_thread() is threading.main_thread():
@@ -158,7 +158,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
             try:
                 found.append(library.get(each))
             except library.exceptions.RayError as error:
-                found.append(f"a worker was lost: {str(error).splitlines()[0]}")
+                found.append(f"a worker was lost: {reason(error)}")
         return found
 
     left: list[Any] = []
@@ -201,7 +201,7 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
             **config.slurm,
         )
     except (NameError, TypeError, ValueError) as error:
-        raise UsageError(f"slurm is {config.slurm}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"slurm is {config.slurm}: {reason(error)}") from None
 
     def result(job: Any) -> str:
         try:
@@ -216,7 +216,7 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
                 with executor.batch():
                     submitted = [executor.submit(each) for each in helpers]
             except (library.core.utils.FailedJobError, OSError) as error:
-                raise MissingError(f"SLURM took no jobs ({' '.join(str(error).split())})") from None
+                raise MissingError(f"SLURM took no jobs ({reason(error)})") from None
             jobs += submitted
             for _ in _looks(plan, stop, progress):
                 if all(job.done() for job in jobs):
@@ -279,5 +279,5 @@ def _looks(plan: Plan, stop: Stop, progress: Progress) -> Iterator[None]:
 
 
 def _tell(progress: Progress, reasons: list[str]) -> None:
-    for reason in filter(None, reasons):
-        progress.console.print(f"{reason}; what it left is done here", soft_wrap=True, markup=False, highlight=False)
+    for one in filter(None, reasons):
+        progress.console.print(f"{one}; what it left is done here", soft_wrap=True, markup=False, highlight=False)

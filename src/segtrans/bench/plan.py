@@ -1,11 +1,11 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,9 +14,10 @@ from segtrans.bench.identity import attack_identity, functions, image_hashes, me
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
-from segtrans.errors import MissingError, ModelError, UsageError, unknown
+from segtrans.errors import MissingError, ModelError, UsageError, reason, unknown
 from segtrans.goals import Towards
 from segtrans.models import SegModel, load_model
+from segtrans.models.load import ENSEMBLES
 from segtrans.spec import RunConfig
 from segtrans.worst import AnyAttack
 
@@ -76,7 +77,7 @@ class Plan:
         c = self.config
         return [Trial(s, a, seed) for seed in c.seeds for s in c.surrogates for a in c.attacks]
 
-    @property
+    @cached_property
     def slices(self) -> list[range]:
         """The images in the pieces in which work is done."""
         count, each = len(self.data), self.config.slice
@@ -146,9 +147,16 @@ class Plan:
         """What an attack asks of a surrogate, which may be an ensemble."""
         return self.attacks[trial.attack].evaluations_on(len(members(self.models[trial.surrogate])))
 
-    def images_identity(self, images: range) -> str:
+    @cached_property
+    def images_identity(self) -> Callable[[range], str]:
         """Everything that decides what models are shown: some of the data, and their size."""
-        return fingerprint([self.image_hashes[images.start : images.stop], self.config.size])
+
+        # Remembered, since every name of a file asks for it.
+        @cache
+        def identity(images: range) -> str:
+            return fingerprint([self.image_hashes[images.start : images.stop], self.config.size])
+
+        return identity
 
     def clean_identity(self, model: str, images: range) -> str:
         """Everything that decides a model's clean predictions of some images."""
@@ -214,27 +222,28 @@ def make_plan(
     ``data`` takes the place of the data set it names, ``models`` and ``attacks`` hold what some of its names stand for.
 
     Raises:
-        UsageError: an unknown name, or models and data whose classes do not agree.
+        UsageError: an unknown name, an attack that contradicts itself, or models and data whose classes do not agree.
         DataError: data that is not there. MissingError: weights, an extra or a device that is not there.
+        ModelError: a model of more than 255 classes, or a surrogate without the gradient that an attack needs.
     """
     again = partial(make_plan, data=data, models=models, attacks=attacks)
     check_writable(config.out)
     device, kind = places_of_work(config)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
+    for name, attack in known_attacks.items():
+        if not isinstance(cast(Any, attack), AnyAttack):
+            kind = type(attack).__name__
+            raise UsageError(f"attack {name!r} is a {kind}; allowed are attacks, such as attack('mi') or compose(...)")
     protocol: dict[str, Any] = config.model_dump(include={"eps", "iterations", "step_size"})
     found_attacks = {
         name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
-    for name, attack in found_attacks.items():
-        if any(isinstance(part.goal, Towards) for part in attack.attacks):
-            raise UsageError(
-                f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
-            )
+    check_attacks(found_attacks)
     data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {
-        name: known_models[name].to(device) if name in known_models else load_model(name, device=str(device))
+        name: known_models[name].to(device) if name in known_models else _loaded(name, known_models, device)
         for name in names
     }
     check_classes(found_models, data)
@@ -254,6 +263,32 @@ def make_plan(
         functions={name: functions(model, hashes[name]) for name, model in found_models.items()},
         again=again,
     )
+
+
+def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:
+    """The model of that name; UsageError for an ensemble with one of the caller's ``own`` models in it."""
+    source, _, listed = name.partition(":")
+    for member in listed.split(",") if source in ENSEMBLES else ():
+        if member in own:
+            raise UsageError(
+                f"ensemble {name!r} names {member!r}, a model of your own; allowed are models to be loaded, so give "
+                "an Ensemble([...]) among your models instead"
+            )
+    return load_model(name, device=str(device))
+
+
+def check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
+    """UsageError if an attack contradicts itself, or needs what a run does not give it."""
+    for name, attack in attacks.items():
+        for part in attack.attacks:
+            if isinstance(part.goal, Towards):
+                raise UsageError(
+                    f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
+                )
+            try:
+                part.objective.check(part)
+            except UsageError as error:
+                raise UsageError(f"attack {name!r} contradicts itself: {error}") from None
 
 
 def check_writable(out: Path) -> None:
@@ -321,6 +356,5 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingError(f"device {name!r} cannot be used here ({reason})") from None
+        raise MissingError(f"device {name!r} cannot be used here ({reason(error)})") from None
     return device

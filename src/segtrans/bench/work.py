@@ -21,7 +21,7 @@ from torch import Tensor
 from segtrans.bench.plan import Plan, Unit
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
-from segtrans.errors import DataError, ModelError
+from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.metrics import Counts
@@ -254,9 +254,10 @@ class UnitWork:
             reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
             try:
                 result, self.chunk = _fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
-            except ModelError as error:
-                # A network without residual blocks, say, is none for attacks that change them; others can do it.
-                result, reason = None, f"attack {trial.attack!r} is not for {trial.surrogate!r}: {error}"
+            except (ModelError, UsageError) as error:
+                # A network may have no residual blocks for an attack that changes them, an image be smaller than a
+                # patch; others can do it. Attacks that nothing can do were refused when planning.
+                result, reason = None, f"attack {trial.attack!r} cannot be made on {trial.surrogate!r}: {error}"
             self.progress.advance(task, len(samples))
             if result is None:
                 failures += [(sample.name, reason) for sample in samples]

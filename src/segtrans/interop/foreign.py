@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, SegtransError, UsageError, check_number, unknown
+from segtrans.errors import ModelError, SegtransError, UsageError, check_number, reason, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
 from segtrans.interop.libraries import LIBRARIES, find, installed_version
 from segtrans.interop.settings import (
@@ -222,9 +222,8 @@ class Foreign:
                 # Runs know what to do where memory ends.
                 if isinstance(error, RuntimeError) and re.search("memory|ALLOC_FAILED", str(error)):
                     raise
-                reason = " ".join(str(error).split()) or type(error).__name__
-                size = " × ".join(map(str, image.shape[-2:]))
-                raise ModelError(f"attack {self.library}:{self.name} fails on an image of {size}: {reason}") from error
+                name, size = f"{self.library}:{self.name}", " × ".join(map(str, image.shape[-2:]))
+                raise ModelError(f"attack {name} fails on an image of {size}: {reason(error)}") from error
         if not isinstance(returned, Tensor) or returned.shape != image.shape:
             what = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
             raise ModelError(f"attack {self.library}:{self.name} returned {what} for an image {tuple(image.shape)}")

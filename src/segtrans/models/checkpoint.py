@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segtrans.errors import DataError
+from segtrans.errors import reason as first_line
 
 RANDOM = "random"
 """What stands for untrained weights where a file could."""
@@ -95,11 +96,6 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None
             f"unexpected and {len(reshaped)} of another shape; the first is {first!r}{shapes}"
         )
     network.load_state_dict({**own, **found})
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, as far as it fits into a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def may_lack(key: str) -> bool:

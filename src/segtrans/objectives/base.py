@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from segtrans.data.base import VOID
 
 if TYPE_CHECKING:
+    from segtrans.attack import Attack
     from segtrans.run import Run, View
 
 
@@ -40,6 +41,9 @@ class Objective(ABC):
     def preparation(self) -> int:
         """Gradient evaluations per image that :meth:`bind` spends."""
         return 0
+
+    def check(self, attack: Attack) -> None:  # noqa: B027 most objectives go with everything
+        """UsageError where the attack has parts that the objective does not go with, whatever it is done to."""
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         """The objective for one attack call; those with a state of their own, or with something to prepare, make it

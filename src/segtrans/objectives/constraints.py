@@ -21,6 +21,7 @@ from segtrans.objectives.divergences import margins
 from segtrans.objectives.pixels import unfinished
 
 if TYPE_CHECKING:
+    from segtrans.attack import Attack
     from segtrans.run import Run, View
 
 Constrained = Callable[["View"], Tensor]
@@ -32,12 +33,14 @@ class PixelMultipliers(Objective):
     input transformations; the members of an ensemble that are asked one by one share them.
     """
 
-    def bind(self, run: Run) -> Constrained:
-        if run.attack.transforms:
-            name, other = type(self).__name__, type(run.attack.transforms[0]).__name__
+    def check(self, attack: Attack) -> None:
+        if attack.transforms:
+            name, other = type(self).__name__, type(attack.transforms[0]).__name__
             raise UsageError(
-                f"objective {name} has a multiplier per pixel, so {other} may not move pixels; leave it out"
+                f"objective {name} has a multiplier per pixel and goes with no input transformation; leave out {other}"
             )
+
+    def bind(self, run: Run) -> Constrained:
         state: Constrained | None = None
 
         def constrained(view: View) -> Tensor:

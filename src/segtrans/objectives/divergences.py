@@ -14,7 +14,7 @@ from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number
 from segtrans.logits import largest, predicted_classes
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
-from segtrans.objectives.pixels import at_label, cosine, unfinished
+from segtrans.objectives.pixels import at, at_label, cosine, unfinished
 
 if TYPE_CHECKING:
     from segtrans.run import Run, View
@@ -31,7 +31,7 @@ def margins(view: View) -> Tensor:
         others = view.logits.scatter(1, index, -math.inf)
         rival, highest = predicted_classes(others), largest(others)
     # Which class it is decides where the gradient goes; asking for its logit is a third of differentiating a maximum.
-    margin = at_label(view.logits, rival) - at_label(view.logits, view.labels)
+    margin = at(view.logits, rival) - at_label(view.logits, view.labels)
     # What is not a number, whichever class it is of, stays to be seen.
     return margin + torch.zeros_like(highest).where(highest.isfinite(), torch.nan)
 
@@ -130,7 +130,7 @@ class WrongClass(Objective):
                 other = assigned[view.places].gather(1, own.flatten(1)).view(own.shape)
             active = unfinished(view, run) & valid
             enough = active.sum((1, 2)) > self.rest * valid.sum((1, 2))
-            gain = logits.gather(1, other[:, None])[:, 0] - at_label(logits, view.labels)
+            gain = at(logits, other) - at_label(logits, view.labels)
             return valid_mean(gain * active, view.labels) * enough
 
         return wrong_class

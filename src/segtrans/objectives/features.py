@@ -4,7 +4,7 @@ void never count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +16,7 @@ from segtrans.errors import UsageError
 from segtrans.objectives.base import Objective
 
 if TYPE_CHECKING:
+    from segtrans.attack import Attack
     from segtrans.run import Run, View
 
 
@@ -25,9 +26,11 @@ class FeatureObjective(Objective):
 
     Attributes:
         layer: a module's name, or a share of the depth from 0 to 1, as :func:`segtrans.features.find_layer` takes it.
+        knows_targets: whether it is of use where the attack leads towards its labels.
     """
 
     uses_logits: ClassVar[bool] = False
+    knows_targets: ClassVar[bool] = True
 
     layer: str | float = 0.6  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
 
@@ -37,6 +40,10 @@ class FeatureObjective(Objective):
                 f"{type(self).__name__} layer is {self.layer!r}; allowed are names of modules and shares of the depth "
                 "from 0 to 1"
             )
+
+    def check(self, attack: Attack) -> None:
+        if attack.goal.targeted and not self.knows_targets:
+            raise UsageError(f"{type(self).__name__} leads away from the clean features and knows no targets")
 
 
 def labels_at(labels: Tensor, size: Sequence[int]) -> Tensor:
@@ -53,12 +60,6 @@ def feature_labels(view: View) -> Tensor:
     return labels_at(view.labels, view.features.shape[-2:])
 
 
-def refuse_targets(objective: Objective, run: Run) -> None:
-    """UsageError where an attack leads towards its labels."""
-    if run.targeted:
-        raise UsageError(f"{type(objective).__name__} leads away from the clean features and knows no targets")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Dispersion(FeatureObjective):
     """Log of the length of the features below their position's mean over channels, minus that of those above: what
@@ -66,9 +67,7 @@ class Dispersion(FeatureObjective):
     sum this over many layers).
     """
 
-    def bind(self, run: Run) -> Callable[[View], Tensor]:
-        refuse_targets(self, run)
-        return super().bind(run)
+    knows_targets: ClassVar[bool] = False
 
     def __call__(self, view: View, run: Run) -> Tensor:
         features, valid = view.features, (feature_labels(view) != VOID)[:, None]

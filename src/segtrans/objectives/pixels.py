@@ -27,7 +27,12 @@ def unfinished(view: View, run: Run) -> Tensor:
 
 def at_label(values: Tensor, labels: Tensor) -> Tensor:
     """The value (B, C, H, W) of each pixel's own label, (B, H, W); that of class 0 where void."""
-    return values.gather(1, labels.where(labels != VOID, 0)[:, None])[:, 0]
+    return at(values, labels.where(labels != VOID, 0))
+
+
+def at(values: Tensor, index: Tensor) -> Tensor:
+    """The value (B, C, H, W) of one channel per pixel, (B, H, W) as ``index`` is; 255 is a channel like any other."""
+    return values.gather(1, index[:, None])[:, 0]
 
 
 def cosine(values: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError, check_number, check_whole
 from segtrans.features import find_layer, forward_with
 from segtrans.objectives.base import pixel_losses, valid_mean
-from segtrans.objectives.features import FeatureObjective, feature_labels, refuse_targets
+from segtrans.objectives.features import FeatureObjective, feature_labels
+from segtrans.objectives.pixels import at_label
 
 if TYPE_CHECKING:
+    from segtrans.attack import Attack
     from segtrans.run import Run, View
 
 
@@ -31,14 +33,16 @@ class PreparedObjective(FeatureObjective):
     def __call__(self, view: View, run: Run) -> Tensor:
         return self.bind(run)(view)
 
-    def check(self, run: Run) -> None:
-        """UsageError or ModelError where weights of the clean image and of one network are of no use."""
-        name = type(self).__name__
-        moving = [type(transform).__name__ for transform in run.attack.transforms if transform.moves]
+    def check(self, attack: Attack) -> None:
+        super().check(attack)
+        name, moving = type(self).__name__, [type(part).__name__ for part in attack.transforms if part.moves]
         if moving:
             raise UsageError(f"{name} weighs features where they are in the clean image, which {moving[0]} moves")
+
+    def refuse_ensembles(self, run: Run) -> None:
+        """ModelError unless the surrogate is one network."""
         if len(run.members) > 1:
-            raise ModelError(f"{name} prepares itself on one network; the surrogate is an ensemble")
+            raise ModelError(f"{type(self).__name__} prepares itself on one network; the surrogate is an ensemble")
 
     def clean_features(self, run: Run, images: Tensor) -> Tensor:
         """Features (N, C, h, w) of images (N, 3, H, W), without a gradient."""
@@ -92,10 +96,7 @@ class _Weighted(PreparedObjective):
             logits, features = forward_with(layer, network, images.requires_grad_(), stop=False)
             if run.evaluations == 0:
                 run.check(logits, images)
-            if self.of == "cross-entropy":
-                values = pixel_losses(logits, labels)
-            else:
-                values = -logits.gather(1, labels.where(labels != VOID, 0)[:, None])[:, 0]
+            values = pixel_losses(logits, labels) if self.of == "cross-entropy" else -at_label(logits, labels)
             gain = valid_mean(values, labels).sum()
             gradient = None
             if gain.requires_grad and features.requires_grad:
@@ -128,7 +129,7 @@ class FeatureImportance(_Weighted):
             raise UsageError(f"FeatureImportance drop is {self.drop}; allowed are numbers from 0, below 1")
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
-        self.check(run)
+        self.refuse_ensembles(run)
         stream = run.stream()
 
         def dropped(number: int, places: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class Attribution(_Weighted):
         check_number("Attribution oppose", self.oppose, 0)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
-        self.check(run)
+        self.refuse_ensembles(run)
         gradient = self.mean_gradient(run, lambda number, places: run.x[places] * ((number + 1) / self.samples))
         black, weights = self.clean_features(run, torch.zeros_like(run.x[:1])), _scaled(gradient)
 
@@ -176,6 +177,8 @@ class Projection(PreparedObjective):
         iterations: of the first attack, which has the budget and the step size of the second.
     """
 
+    knows_targets: ClassVar[bool] = False
+
     iterations: int = 10
 
     def __post_init__(self) -> None:
@@ -191,8 +194,7 @@ class Projection(PreparedObjective):
         from segtrans.attack import Attack
         from segtrans.gradients import Momentum
 
-        self.check(run)
-        refuse_targets(self, run)
+        self.refuse_ensembles(run)
         first = Attack(
             threat=run.threat,
             gradients=(Momentum(),),

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.objectives.base import pixel_losses, valid_mean
-from segtrans.objectives.features import FeatureObjective, feature_labels, labels_at, refuse_targets
+from segtrans.objectives.features import FeatureObjective, feature_labels, labels_at
 from segtrans.objectives.pixels import RegionWeighted, unfinished
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class FeatureSimilarity(FeatureObjective):
     """
 
     uses_clean: ClassVar[bool] = True
+    knows_targets: ClassVar[bool] = False
 
     similar: float = 0.5
     rows: int = 512
@@ -42,10 +43,6 @@ class FeatureSimilarity(FeatureObjective):
         check_whole("FeatureSimilarity rows", self.rows, 1)
         if not -1 <= self.similar <= 1:
             raise UsageError(f"FeatureSimilarity similar is {self.similar}; allowed are cosines from -1 to 1")
-
-    def bind(self, run: Run) -> Callable[[View], Tensor]:
-        refuse_targets(self, run)
-        return super().bind(run)
 
     def __call__(self, view: View, run: Run) -> Tensor:
         valid = feature_labels(view) != VOID
@@ -132,6 +129,7 @@ class Prototype(FeatureObjective):
 
     uses_logits: ClassVar[bool] = True
     uses_clean: ClassVar[bool] = True
+    knows_targets: ClassVar[bool] = False
 
     region: float = 0.5
     between: float = 0.25
@@ -142,7 +140,6 @@ class Prototype(FeatureObjective):
         check_number("Prototype between", self.between, 0)
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
-        refuse_targets(self, run)
         classes = max(VOID, int(run.y.max())) + 1
         return lambda view: self._loss(view, run, classes)
 
