@@ -206,7 +206,7 @@ def _status(key: str) -> float:
 
 def libraries(on: Setting) -> Iterator[Row]:
     """Other libraries' time over ours, with the same labels, budget and number of iterations, on the same model but for
-    two rows, in which they get the network as it comes and ours the model as we load it.
+    three rows, in which they get the network as it comes and ours the model as we load it.
     """
     steps, model, x, y = on.iterations, on.model, on.x, on.y
     with warnings.catch_warnings():
@@ -233,7 +233,9 @@ def libraries(on: Setting) -> Iterator[Row]:
         yield on.ratio("libraries", "foolbox LinfPGD, network as it comes", _foolbox(on, plain), pgd, "× ours")
         theirs = torchattacks.PGD(plain, **common, random_start=True)
         yield on.ratio("libraries", "torchattacks PGD, network as it comes", partial(theirs, x, y), pgd, "× ours")
-        yield on.ratio("libraries", "ART ProjectedGradientDescent", _art(on), pgd, "× ours")
+        yield on.ratio("libraries", "ART ProjectedGradientDescent", _art(on, model), pgd, "× ours")
+        theirs = _art(on, plain)
+        yield on.ratio("libraries", "ART ProjectedGradientDescent, network as it comes", theirs, pgd, "× ours")
         for name, ours in (("alma_prox", "alma-prox"), ("dag", "dag")):
             own = partial(attack(f"{ours}(iterations={steps})"), model, x, y)
             yield on.ratio("libraries", f"adv-lib {name}", _adv_lib(on, name), own, "× ours")
@@ -267,7 +269,7 @@ def _foolbox(on: Setting, network: nn.Module) -> Callable[[], object]:
     return partial(theirs.run, model, on.x, foolbox.criteria.Misclassification(on.y), epsilon=EPS)
 
 
-def _art(on: Setting) -> Callable[[], object]:
+def _art(on: Setting, network: nn.Module) -> Callable[[], object]:
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators import BaseEstimator, LossGradientsMixin
     from art.estimators.classification import ClassifierMixin
@@ -284,11 +286,11 @@ def _art(on: Setting) -> Callable[[], object]:
 
         def loss_gradient(self, x: np.ndarray, y: np.ndarray, **_: Any) -> np.ndarray:
             leaf, numbers = torch.from_numpy(x).to(on.device).requires_grad_(), torch.from_numpy(y).argmax(1)
-            loss = F.cross_entropy(on.model(leaf), on.y[numbers], reduction="none").mean((1, 2)).sum()
+            loss = F.cross_entropy(network(leaf), on.y[numbers], reduction="none").mean((1, 2)).sum()
             return torch.autograd.grad(loss, leaf)[0].cpu().numpy()
 
     settings: dict[str, Any] = {"eps": EPS, "eps_step": EPS / 4, "max_iter": on.iterations, "num_random_init": 1}
-    theirs = ProjectedGradientDescent(Dense(model=on.model, clip_values=(0, 1)), verbose=False, **settings)
+    theirs = ProjectedGradientDescent(Dense(model=network, clip_values=(0, 1)), verbose=False, **settings)
     return partial(theirs.generate, on.x.cpu().numpy(), np.arange(on.batch))
 
 
