@@ -19,5 +19,6 @@ def keep_freed_memory() -> None:
     # Whatever else a C library calls by this name, or does not have.
     with suppress(OSError, AttributeError):
         options = ctypes.CDLL("libc.so.6").mallopt
-        options(_TRIM_THRESHOLD, 2**31 - 1)
-        options(_MMAP_THRESHOLD, 2**30)
+        # Older versions allow no more than 32 MiB, and either option alone would end what glibc adapts of itself.
+        if options(_MMAP_THRESHOLD, 2**30) or options(_MMAP_THRESHOLD, 2**25):
+            options(_TRIM_THRESHOLD, 2**31 - 1)

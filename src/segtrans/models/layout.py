@@ -32,7 +32,8 @@ class Pointwise(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Conv2d
-        fixed = input.dtype == self.weight.dtype == torch.float32 and not self.weight.requires_grad
+        learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        fixed = input.dtype == self.weight.dtype == torch.float32 and not learns
         here = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if fixed and here and input.ndim == 4 and not _is_written_down() and torch.backends.mkldnn.is_available():
             return cast(Tensor, _Product.apply(input, self.weight, self.bias))

@@ -62,7 +62,7 @@ class MatrixRow:
 
 
 FEW_IMAGES = 20
-"""Bootstrap intervals over fewer are noticeably too narrow, which docs/protocol.md measures."""
+"""Bootstrap intervals over fewer are noticeably too narrow, which docs/limits.md measures."""
 
 
 @dataclass(frozen=True)
