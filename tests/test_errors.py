@@ -4,13 +4,18 @@ import pytest
 import torch
 
 from segtrans.bench.plan import pick_device
-from segtrans.errors import MissingError, reason
+from segtrans.errors import MissingError, first_line, reason
 
 
 @pytest.mark.parametrize(
     ("said", "found"), [("", "ValueError"), ("\n ", "ValueError"), ("one", "one"), ("\none\ntwo", "one")]
 )
-def test_the_reason_is_the_first_line_or_the_type(said: str, found: str) -> None:
+def test_the_first_line_or_the_type(said: str, found: str) -> None:
+    assert first_line(ValueError(said)) == found
+
+
+@pytest.mark.parametrize(("said", "found"), [("", "ValueError"), ("\n ", "ValueError"), ("\none\n  two", "one two")])
+def test_the_reason_is_all_of_it_or_the_type(said: str, found: str) -> None:
     assert reason(ValueError(said)) == found
 
 

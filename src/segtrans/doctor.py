@@ -18,7 +18,7 @@ from segtrans.bench.identity import versions
 from segtrans.bench.plan import pick_device
 from segtrans.data import Dataset, load_data
 from segtrans.data.base import VOID, resize
-from segtrans.errors import ModelError, reason
+from segtrans.errors import ModelError, first_line, reason
 from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes
 from segtrans.metrics import confusion, miou
@@ -189,7 +189,7 @@ def _gradient(model: Model, x: Tensor, logits: Tensor) -> dict[str, str]:
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
         why = "the loss does not depend on the image"
     except RuntimeError as error:
-        why = reason(error)
+        why = first_line(error)
     if gradient is None:
         return {
             "not differentiable": f"no gradient reaches the image ({why}); look for detach(), no_grad(), argmax or "

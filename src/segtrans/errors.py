@@ -65,7 +65,12 @@ def optional(what: str, extra: str) -> Generator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, as far as it fits into a sentence: its first line, or its type's name."""
+    """What an error of another library says, on one line; its type's name if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    """As :func:`reason`, for errors that go on with advice and traces after their first line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

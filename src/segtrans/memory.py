@@ -14,7 +14,7 @@ def keep_freed_memory() -> None:
     arrive page by page. For programs of our own alone: a library has no say in a process that it is imported into.
     Where glibc's own environment variables say something, or there is another allocator, nothing happens.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     # Whatever else a C library calls by this name, or does not have.
     with suppress(OSError, AttributeError):

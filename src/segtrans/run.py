@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, UsageError, check_whole, reason
+from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, checked_weights
 from segtrans.objectives.pixels import unfinished
@@ -154,7 +154,7 @@ class Run:
         except RuntimeError as error:
             # A program that was exported in float32 insists on it.
             if half and "bfloat16" in str(error).lower():
-                raise ModelError(f"the surrogate does not run in bfloat16 ({reason(error)})") from error
+                raise ModelError(f"the surrogate does not run in bfloat16 ({first_line(error)})") from error
             raise
         return found.to(images.dtype) if half and isinstance(cast(Any, found), Tensor) else found
 

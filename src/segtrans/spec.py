@@ -118,7 +118,8 @@ class RunConfig(BaseModel):
     @classmethod
     def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads ``yes`` as true, which Python takes for 1."""
-        key, values = str(info.field_name), cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+        key = str(info.field_name)
+        values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
         if cls.model_fields[key].annotation is not bool and any(isinstance(v, bool) for v in values):
             raise UsageError(f"{key} is {value}; allowed are no truth values, which YAML makes of yes, no, on and off")
         return value

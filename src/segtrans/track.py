@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from segtrans.errors import MissingError, optional
+from segtrans.errors import MissingError, optional, reason
 
 Values = Mapping[str, float]
 Log = Callable[[Values, int], None]
@@ -133,8 +133,7 @@ def _guarded(name: str, call: Callable[..., None]) -> Callable[..., None]:
 
 
 def _give_up(name: str, error: Exception) -> None:
-    said = " ".join(str(error).split()) or type(error).__name__
-    sentence = f"track: {name} failed ({said}); the run goes on without it"
+    sentence = f"track: {name} failed ({reason(error)}); the run goes on without it"
     Console(stderr=True, highlight=False).print(sentence, soft_wrap=True, markup=False)
 
 

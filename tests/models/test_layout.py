@@ -77,6 +77,11 @@ def test_weights_that_learn_and_other_types_are_left_to_torch(random: torch.Gene
         module(x).square().sum().backward()
     assert ours.weight.grad is not None
     torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+    for module in (plain, ours):
+        module.weight.requires_grad_(False)
+        module.bias.grad = None
+        module(x).square().sum().backward()
+    torch.testing.assert_close(ours.bias.grad, plain.bias.grad)
     assert torch.equal(ours.double()(x.double()), plain.double()(x.double()))
     ours.float().requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16):

@@ -219,7 +219,18 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
             (name, True)
             for name in ("twins_svt_small", "cait_s24", "xcit_nano", "dinov2_small", "eva02_base", "hiera_b")
         ),
-        *((name, False) for name in ("resnet50", "mobilenet_v2", "efficientnet-b0", "convnext_tiny", "hrnet_w18", "")),
+        *(
+            (name, False)
+            for name in (
+                "resnet50",
+                "mobilenet_v2",
+                "efficientnet-b0",
+                "convnext_tiny",
+                "hrnet_w18",
+                "",
+                "convnext_tiny.dinov3_lvd1689m",
+            )
+        ),
     ],
 )
 def test_transformers_are_known_by_their_names(backbone: str, attends: bool) -> None:

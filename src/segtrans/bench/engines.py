@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from segtrans.bench.plan import Plan
 from segtrans.bench.stopping import Stop, StopFile
-from segtrans.errors import MissingError, SegtransError, UsageError, optional, reason
+from segtrans.errors import MissingError, SegtransError, UsageError, first_line, optional, reason
 from segtrans.memory import keep_freed_memory
 from segtrans.spec import RunConfig
 
@@ -145,7 +145,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
         try:
             library.init(address=config.address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise MissingError(f"no Ray cluster at {config.address!r} ({reason(error)})") from None
+            raise MissingError(f"no Ray cluster at {config.address!r} ({first_line(error)})") from None
         finally:
             # Ray puts its own in the place of ours, which finishes the units in hand.
             if threading.current_thread() is threading.main_thread():
@@ -158,7 +158,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
             try:
                 found.append(library.get(each))
             except library.exceptions.RayError as error:
-                found.append(f"a worker was lost: {reason(error)}")
+                found.append(f"a worker was lost: {first_line(error)}")
         return found
 
     left: list[Any] = []
@@ -279,5 +279,5 @@ def _looks(plan: Plan, stop: Stop, progress: Progress) -> Iterator[None]:
 
 
 def _tell(progress: Progress, reasons: list[str]) -> None:
-    for one in filter(None, reasons):
-        progress.console.print(f"{one}; what it left is done here", soft_wrap=True, markup=False, highlight=False)
+    for said in filter(None, reasons):
+        progress.console.print(f"{said}; what it left is done here", soft_wrap=True, markup=False, highlight=False)

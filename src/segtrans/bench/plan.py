@@ -14,7 +14,7 @@ from segtrans.bench.identity import attack_identity, functions, image_hashes, me
 from segtrans.bench.store import Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
-from segtrans.errors import MissingError, ModelError, UsageError, reason, unknown
+from segtrans.errors import MissingError, ModelError, UsageError, first_line, unknown
 from segtrans.goals import Towards
 from segtrans.models import SegModel, load_model
 from segtrans.models.load import ENSEMBLES
@@ -239,7 +239,7 @@ def make_plan(
         name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
-    check_attacks(found_attacks)
+    _check_attacks(found_attacks)
     data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {
@@ -277,7 +277,7 @@ def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:
     return load_model(name, device=str(device))
 
 
-def check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
+def _check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
     """UsageError if an attack contradicts itself, or needs what a run does not give it."""
     for name, attack in attacks.items():
         for part in attack.attacks:
@@ -356,5 +356,5 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MissingError(f"device {name!r} cannot be used here ({reason(error)})") from None
+        raise MissingError(f"device {name!r} cannot be used here ({first_line(error)})") from None
     return device

@@ -18,14 +18,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TRANSFORMERS = re.compile(
     r"mit[_-]?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
-    r"|pvt|twins|svt|pcpvt|cait|xcit|dinov|eva0|hiera|mpvit"
+    r"|pvt|twins|svt|cait|xcit|dinov|eva0|hiera"
 )
 """Parts of the names of backbones that attend instead of convolving."""
 
 
 def is_transformer(backbone: str) -> bool:
     """Whether a backbone of this name is a transformer; all others count as CNNs."""
-    return TRANSFORMERS.search(backbone.lower()) is not None
+    # A ConvNeXt may have been trained as DINO was.
+    return "convnext" not in backbone.lower() and TRANSFORMERS.search(backbone.lower()) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

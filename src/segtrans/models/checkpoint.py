@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segtrans.errors import DataError
-from segtrans.errors import reason as first_line
+from segtrans.errors import DataError, first_line
 
 RANDOM = "random"
 """What stands for untrained weights where a file could."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from segtrans.errors import DataError, MissingError, SegtransError, UsageError, optional, unknown
+from segtrans.errors import DataError, MissingError, SegtransError, UsageError, first_line, optional, unknown
 from segtrans.models.base import Preprocessing, SegModel
-from segtrans.models.checkpoint import RANDOM, first_line, load_weights, may_lack
+from segtrans.models.checkpoint import RANDOM, load_weights, may_lack
 
 MASK_CLASSIFIERS = ("eomt", "eomt_dinov3", "mask2former", "maskformer")
 """Model types that return masks with a class each, which SegModel turns into logits per pixel."""

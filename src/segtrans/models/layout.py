@@ -29,6 +29,8 @@ class Pointwise(nn.Conv2d):
     With one thread and fewer than 16 images PyTorch leaves these to a matrix product of MKL instead (``use_mkldnn`` in
     its Convolution.cpp), which took twice as long forwards and backwards on a processor with AVX-512 that Intel did not
     make, and rounds differently from what several threads get.
+
+    It knows backward passes and their derivatives; vmap, forward-mode derivatives and torch.jit.script it does not.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Conv2d

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import DataError, ModelError, UsageError, optional
+from segtrans.errors import DataError, ModelError, UsageError, first_line, optional
 from segtrans.io import write_atomically
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SegModel
-from segtrans.models.checkpoint import first_line
 from segtrans.models.graph import Graph, Shape, existing, graph_model
 
 KEY = "segtrans"

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from segtrans.errors import DataError
+from segtrans.errors import DataError, first_line
 from segtrans.models.base import SegModel
-from segtrans.models.checkpoint import first_line
 from segtrans.models.graph import Graph, Shape, existing, graph_model
 
 FORBIDDEN = ("aotinductor", "custom_obj", "opaque_obj")

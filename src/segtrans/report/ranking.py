@@ -127,7 +127,8 @@ def headline(document: Document) -> str:
         "on the surrogate itself" if block == WHITE_BOX else f"over {counted(score.pairs, 'pair')} of {_KIND[block]}"
     )
     said = f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}{''.join(compared)}."
-    controls = [(r.attack, s) for r, s in known if r.place is None]
+    # Images as they were take nothing.
+    controls = [(r.attack, s) for r, s in known if r.place is None and s.asr_miou]
     return " ".join([said, *(_beside(name, s, attacks) for name, s in controls)])
 
 
