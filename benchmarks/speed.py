@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,8 +33,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from segtrans import bench
+from segtrans.bench.work import exact
 from segtrans.catalogue import attack
 from segtrans.data import load_data
 from segtrans.data.base import resize
@@ -41,7 +44,7 @@ from segtrans.io import to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.memory import keep_freed_memory
 from segtrans.models import load_model
-from segtrans.models.layout import Pointwise
+from segtrans.models.layout import Enlarged, Pointwise
 from segtrans.objectives.base import pixel_losses
 from segtrans.spec import make_config
 
@@ -106,6 +109,11 @@ class Setting:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
+    def median(self, work: Callable[[], object]) -> float:
+        """Seconds of the second time and later ones."""
+        work()
+        return statistics.median(self.seconds(work) for _ in range(self.repeats))
+
     def ratio(self, section: str, what: str, one: Callable[[], object], other: Callable[[], object], unit: str) -> Row:
         """How many times as long ``one`` takes as ``other``, pair by pair."""
         one()
@@ -140,6 +148,57 @@ def loop(on: Setting) -> Iterator[Row]:
     for name in ("mi", "segtrans"):
         half = f"{name}(iterations={on.iterations}, precision='bfloat16')"
         yield _looped(on, half, f"{name} in bfloat16, over float32")
+
+
+def ceilings(on: Setting) -> Iterator[Row]:
+    """What the processor multiplies at its best, and what share of it one gradient of the surrogate reaches."""
+    side = 8192 if on.device.startswith("cuda") else 2048
+    with FlopCounterMode(display=False) as counter:
+        _forward(_as_it_comes(on), on.x)
+    # Backwards to the input a convolution multiplies as often as forwards.
+    operations = 2e-12 * counter.get_total_flops()
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        ("TensorFloat-32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
+        if tf32 and not on.device.startswith("cuda"):
+            continue
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        one, other = (torch.randn(side, side, device=on.device).to(dtype) for _ in range(2))
+        best = 2e-12 * side**3 / on.median(partial(torch.mm, one, other))
+        yield Row("ceilings", f"{name}, product of {side}×{side} matrices", best, "TFLOP/s")
+
+        def gradient(dtype: torch.dtype = dtype) -> None:
+            with torch.autocast(torch.device(on.device).type, dtype, enabled=dtype is torch.bfloat16):
+                on.gradients(1)
+
+        took = on.median(gradient)
+        yield Row("ceilings", f"{name}, gradients", on.batch / took, "images per second")
+        yield Row("ceilings", f"{name}, operations of gradients", operations / took / best, "of that product's")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def compiled(on: Setting) -> Iterator[Row]:
+    """One gradient by a compiled surrogate or, on a GPU, replayed as a CUDA graph, against one as attacks take it."""
+    ours, x = partial(on.gradients, 1), on.x.clone().requires_grad_()
+
+    def by(model: nn.Module) -> Tensor:
+        return torch.autograd.grad(pixel_losses(model(x), on.y).mean(), x)[0]
+
+    if on.device.startswith("cuda"):
+        # Capturing needs what runs for the first time to have run, on another stream than the default one.
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                by(on.model)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            by(on.model)
+        yield on.ratio("compiled", "CUDA graph", graph.replay, ours, "× ours")
+    fast = torch.compile(on.model)
+    yield on.ratio("compiled", "torch.compile", partial(by, fast), ours, "× ours")
 
 
 def copies(on: Setting) -> Iterator[Row]:
@@ -249,6 +308,8 @@ def _as_it_comes(on: Setting) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Pointwise):
             module.__class__ = nn.Conv2d
+        if isinstance(module, Enlarged):
+            module.__class__ = nn.Upsample
     for weight in model.parameters():
         weight.data = weight.data.contiguous()
     return model
@@ -472,7 +533,21 @@ def _python(code: str) -> float:
 
 SECTIONS = {
     section.__name__: section
-    for section in (kernels, gradient, loop, copies, libraries, published, scores, pipeline, memory, scaling, startup)
+    for section in (
+        kernels,
+        gradient,
+        ceilings,
+        compiled,
+        loop,
+        copies,
+        libraries,
+        published,
+        scores,
+        pipeline,
+        memory,
+        scaling,
+        startup,
+    )
 }
 
 
@@ -501,8 +576,9 @@ def main() -> None:
     print(f"{on.surrogate}, {on.batch} images of {on.size}×{on.size}, {on.device}: {machine}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     rows: list[Row] = []
-    for name in options.sections or SECTIONS:
-        for row in SECTIONS[name](on):
+    # As in runs, TensorFloat-32 is off.
+    with exact(torch.device(options.device)):
+        for row in chain.from_iterable(SECTIONS[name](on) for name in options.sections or SECTIONS):
             spread = "" if row.low is None else f"  ({row.low:.3f} to {row.high:.3f})"
             print(f"{row.section:10s} {row.what:56s} {row.value:8.3f} {row.unit}{spread}", flush=True)
             rows.append(row)

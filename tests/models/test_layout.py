@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.models import load_model
-from segtrans.models.layout import Pointwise, lay_out
+from segtrans.models.layout import Enlarged, Pointwise, lay_out
 
 SPEC = "smp:deeplabv3plus/mobilenet_v2?weights=random&classes=4"
 
@@ -133,3 +133,22 @@ def test_a_program_of_the_network_holds_nothing_of_ours(random: torch.Generator)
     assert not any("Product" in str(node.target) for node in program.graph.nodes)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.UpsamplingBilinear2d(scale_factor=4), nn.Upsample(scale_factor=3, mode="bilinear")]
+)
+def test_interpolations_by_whole_numbers_are_ours_and_the_same(layer: nn.Upsample, random: torch.Generator) -> None:
+    ours = nn.Sequential(deepcopy(layer))
+    lay_out(ours)
+    assert type(ours[0]) is Enlarged
+    x = torch.randn(2, 3, 5, 7, generator=random)
+    torch.testing.assert_close(ours(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Upsample(scale_factor=1.5, mode="bilinear"), nn.Upsample(scale_factor=2), nn.Upsample(size=9)]
+)
+def test_other_interpolations_stay_as_they_are(layer: nn.Upsample) -> None:
+    lay_out(nn.Sequential(layer))
+    assert type(layer) is nn.Upsample

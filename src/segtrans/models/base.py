@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrans.errors import ModelError, UsageError
+from segtrans.interpolation import interpolate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -172,7 +173,7 @@ class SegModel(nn.Module):
             return x
         if _same(target, (height, width)):
             return x
-        return F.interpolate(x, target, mode="bilinear", align_corners=False, antialias=True)
+        return interpolate(x, target, antialias=True)
 
     def _map_labels(self, logits: Tensor) -> Tensor:
         """The network's logits as the data set's: the largest of all classes that mean the same, which keeps the
@@ -245,7 +246,7 @@ def _same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 def _interpolate(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     if _same(_size(x), size):
         return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    return interpolate(x, size, align_corners=align_corners)
 
 
 def _pad(z: Tensor, multiple: int, remainder: int) -> Tensor:

@@ -151,7 +151,8 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
         DataError: a file or folder that is missing, unreadable, unsafe or does not fit.
         MissingError: an optional library is not installed, or weights cannot be downloaded.
     """
-    return _load(*_parse(spec)).to(device)
+    model = _load(*_parse(spec)).to(device)
+    return model.to(memory_format=torch.contiguous_format) if torch.device(device).type == "cuda" else model
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:

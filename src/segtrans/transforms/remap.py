@@ -51,7 +51,8 @@ class Remap(Transform):
         return self.grid if isinstance(self.grid, tuple) else (self.grid,)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        choices = torch.tensor(self._grids, device=x.device)
+        # Filled on the device: a copy to a GPU would wait until all before it is done.
+        choices = torch.cat([torch.full((1,), number, device=x.device) for number in self._grids])
         # Images of a smaller grid have regions without extent at the end of their rows and columns.
         grid = choices[draw.integers(choices.new_full((len(draw),), len(choices)))]
         most, (height, width) = max(self._grids), x.shape[-2:]

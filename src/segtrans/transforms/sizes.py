@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.errors import UsageError, check_number
+from segtrans.interpolation import interpolate
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -70,10 +71,11 @@ class Rescale(Transform):
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         low, high = self.scale
         factor = low * (high / low) ** draw.shared()
-        size = [max(1, round(side * factor)) for side in x.shape[-2:]]
-        if size == list(x.shape[-2:]):
+        height, width = (max(1, round(side * factor)) for side in x.shape[-2:])
+        size = (height, width)
+        if size == x.shape[-2:]:
             return x, y
-        image = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=factor < 1)
+        image = interpolate(x, size, antialias=factor < 1)
         label = F.interpolate(y[:, None].to(x.dtype), size, mode="nearest-exact")[:, 0].long()
         return image, label
 
