@@ -47,6 +47,20 @@ def test_interrupt_between_clean_predictions(
     assert (predicted, result["cells"]) == (["a:0"], [])
 
 
+def test_sigterm_may_come_twice(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    craft = work.UnitWork._craft
+
+    def interrupted(self: work.UnitWork) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        craft(self)
+
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
+    result = go()
+    assert result["interrupted"]
+    assert {c["attack"] for c in result["cells"]} == {"noise"}
+
+
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         signal.raise_signal(signal.SIGINT)

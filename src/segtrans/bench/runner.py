@@ -52,7 +52,8 @@ def execute(
     Other processes at work in the same folder, the plan's own workers or further runs, share it: what one of them is at
     the others leave to it, and what it leaves undone they do.
 
-    Ctrl-C or SIGTERM once finishes the units in hand, twice stops at once; finished work stays on disk either way.
+    Ctrl-C or SIGTERM finishes the units in hand, Ctrl-C after that stops at once; finished work stays on disk either
+    way.
 
     Raises:
         DataError: not one image could be read. ModelError: every model failed on every image.

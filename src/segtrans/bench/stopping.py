@@ -32,13 +32,15 @@ class StopFile:
 @contextmanager
 def interruptible() -> Generator[Connection]:
     """What can be read from once this process was asked to stop, by Ctrl-C or SIGTERM, or is no more; in processes that
-    were given it as well. A second time stops at once.
+    were given it as well. Ctrl-C after that stops at once; SIGTERM does not, since ``timeout`` sends it twice.
     """
     stop, writer = Pipe(duplex=False)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if writer.closed:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         writer.close()
         # A signal may come in the middle of a print, which cannot be entered twice.
         os.write(2, b"finishing the unit in hand; press Ctrl-C again to stop at once\n")

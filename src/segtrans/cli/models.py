@@ -31,9 +31,9 @@ def export(
 @command("segtrans doctor", "segtrans doctor -m torchvision:deeplabv3_resnet50 --data voc:VOCdevkit/VOC2012")
 def doctor(
     model: Annotated[list[str] | None, What("--model", "-m", help="Model to examine; repeatable.", **MODEL)] = None,
-    data: Annotated[str, What(help="What to examine it on: voc:PATH, …, photos.", **DATA)] = "photos",
+    data: Annotated[str, What("--data", help="What to examine it on: voc:PATH, …, photos.", **DATA)] = "photos",
     size: Annotated[int, What(metavar="PIXELS", help="Squeeze images to this square.")] = 128,
-    device: Annotated[str, Where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    device: Annotated[str, Where("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show what results depend on here, and what is wrong with models (then the exit code is 2)."""

@@ -30,7 +30,8 @@ app.add_typer(zoo_app, name="zoo")
 
 _UNLESS = " Attacks whose spelling says their own keep it."
 
-# Options in the groups that help shows them in.
+# Options in the groups that help shows them in. Where a metavar is an option's own name in capitals, the name is given,
+# too, since typer 0.26 and 0.27 would take the metavar for it.
 What = partial(typer.Option, rich_help_panel="What is run")
 How = partial(typer.Option, rich_help_panel="How strong attacks are")
 Where = partial(typer.Option, rich_help_panel="What runs it")
@@ -62,7 +63,11 @@ class RunOptions(TypedDict, total=False):
     size: Annotated[int | None, What(metavar="PIXELS", help="Squeeze images to this square; default: native size.")]
     eps: Annotated[
         str | None,
-        How(metavar="EPS", help="How far a colour value may move; default: each attack's, mostly 8/255." + _UNLESS),
+        How(
+            "--eps",
+            metavar="EPS",
+            help="How far a colour value may move; default: each attack's, mostly 8/255." + _UNLESS,
+        ),
     ]
     iterations: Annotated[
         int | None,
@@ -79,11 +84,13 @@ class RunOptions(TypedDict, total=False):
             help="Start of the random numbers; repeatable, everything is done with each; default: 0.",
         ),
     ]
-    device: Annotated[str | None, Where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto; default: auto.")]
+    device: Annotated[
+        str | None, Where("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto; default: auto.")
+    ]
     batch: Annotated[int | None, Where(metavar="N", help="Images per forward pass; default: 4.")]
     workers: Annotated[int | None, Where(metavar="N", help="Processes that share the work; default: 1.")]
     engine: Annotated[
-        str | None, Where(metavar="ENGINE", help="Where workers run: local, ray or slurm; default: local.")
+        str | None, Where("--engine", metavar="ENGINE", help="Where workers run: local, ray or slurm; default: local.")
     ]
     address: Annotated[
         str | None, Where(metavar="HOST:PORT", help="Address of a Ray cluster; default: what Ray finds.")
@@ -111,7 +118,9 @@ class FileOptions(RunOptions, total=False):
     """What commands take besides that read a configuration and images of it."""
 
     config: Annotated[Path | None, typer.Argument(metavar="FILE", help="Configuration (YAML); options override it.")]
-    data: Annotated[str | None, What(help="voc:PATH, cityscapes:PATH, …; default: photos, which are built in.", **DATA)]
+    data: Annotated[
+        str | None, What("--data", help="voc:PATH, cityscapes:PATH, …; default: photos, which are built in.", **DATA)
+    ]
     limit: Annotated[int | None, What(metavar="N", help="Only the first so many images; default: all.")]
 
 

@@ -13,7 +13,7 @@ from segtrans.errors import UsageError
 
 @command("segtrans zoo verify --data voc:VOCdevkit/VOC2012", to=zoo_app)
 def verify(
-    data: Annotated[str, What(help="The evaluation data of the cards, such as voc:PATH.", **DATA)],
+    data: Annotated[str, What("--data", help="The evaluation data of the cards, such as voc:PATH.", **DATA)],
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,13 +53,13 @@ def table_() -> None:
 )
 def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="GROUP/HEAD-BACKBONE, such as voc/pspnet-mobilenetv3s.")],
-    data: Annotated[str, What(help="Training data, such as voc:PATH?split=train.", **DATA)],
-    evaluation: Annotated[str, What(help="Evaluation data of the card, such as voc:PATH.", **DATA)],
+    data: Annotated[str, What("--data", help="Training data, such as voc:PATH?split=train.", **DATA)],
+    evaluation: Annotated[str, What("--evaluation", help="Evaluation data of the card, such as voc:PATH.", **DATA)],
     weights: Annotated[Path, What(metavar="FOLDER", help="Folder with the ImageNet backbones.")],
     out: Annotated[Path, Shown(metavar="FOLDER", help="Folder for weights, card and checkpoint.")],
     steps: Annotated[int | None, typer.Option(metavar="N", help="Optimisation steps; default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Start of the random numbers.")] = 0,
-    device: Annotated[str, Where(metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
+    device: Annotated[str, Where("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto.")] = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
