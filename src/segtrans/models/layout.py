@@ -61,7 +61,9 @@ class Pointwise(nn.Conv2d):
         fixed = input.dtype == self.weight.dtype == torch.float32 and not learns
         here = input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if fixed and here and input.ndim == 4 and not is_written_down() and torch.backends.mkldnn.is_available():
-            return cast(Tensor, _Product.apply(input, self.weight, self.bias))
+            # Without a gradient, what torch does to prepare one is a tenth of the time on small maps.
+            product = _Product.apply if torch.is_grad_enabled() else _Product.forward
+            return cast(Tensor, product(input, self.weight, self.bias))
         return super().forward(input)
 
 
