@@ -27,6 +27,9 @@ class Goal(ABC):
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         """The labels (N, H, W), 255 = void, from those the caller gave, if any."""
 
+    def check(self, classes: int) -> None:  # noqa: B027 most goals name no class
+        """UsageError where the goal names a class that a surrogate of so many classes does not have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Untargeted(Goal):
@@ -73,6 +76,12 @@ class HideClass(Goal):
 
     def __post_init__(self) -> None:
         check_whole("HideClass index", self.index, 0)
+
+    def check(self, classes: int) -> None:
+        # Labels would not tell: hidden where it is not, it is what they are already.
+        if self.index >= classes:
+            allowed = f"allowed are 0 to {classes - 1}"
+            raise UsageError(f"HideClass index is {self.index}; the surrogate has {classes} classes, so {allowed}")
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         labels = Untargeted().labels(run, y)

@@ -363,6 +363,7 @@ class Run:
         """ModelError unless ``logits`` are some of ``images`` at their size, UsageError for labels they do not know."""
         check_logits(logits, images)
         check_classes(self.y, logits.shape[1])
+        self.attack.goal.check(logits.shape[1])
 
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""

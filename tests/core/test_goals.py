@@ -128,6 +128,11 @@ def test_targets_reach_the_labels_through_transformations() -> None:
     assert torch.equal(found, given)
 
 
+def test_a_class_that_the_surrogate_does_not_have_cannot_be_hidden() -> None:
+    with pytest.raises(UsageError, match=f"HideClass index is 7; the surrogate has {CLASSES} classes"):
+        read("HideClass(index=7) + mi(iterations=2)")(MODEL, X, Y)
+
+
 @pytest.mark.parametrize("index", [-1, 1.0, "1", True, None])
 @pytest.mark.parametrize("goal", [HideClass, AllAs])
 def test_bad_classes_are_refused(goal: type[HideClass | AllAs], index: object) -> None:
