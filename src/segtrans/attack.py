@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrans.areas import Area, Everywhere
 from segtrans.backward import Backward
-from segtrans.errors import NonFiniteError, UsageError, check_whole
+from segtrans.errors import NonFiniteError, UsageError, check_choice, check_whole
 from segtrans.goals import Goal, Untargeted
 from segtrans.gradients import GradientFunction, GradientTransform
 from segtrans.objectives import CrossEntropy, Objective
@@ -117,8 +117,7 @@ class Attack:
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
             raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UsageError(f"precision is {self.precision!r}; allowed are 'float32' and 'bfloat16'")
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
         if self.step.uses_remaining and not self.objective.uses_logits:
             step, objective = type(self.step).__name__, type(self.objective).__name__
             raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import UsageError
+from segtrans.errors import UsageError, check_choice
 from segtrans.models.base import SegModel
 
 
@@ -31,8 +31,7 @@ class Ensemble(nn.Module):
         super().__init__()
         if len(models) < 2:
             raise UsageError(f"an ensemble of {len(models)} model(s); allowed are two or more")
-        if fuse not in ("logits", "probabilities", "loss"):
-            raise UsageError(f"fuse is {fuse!r}; allowed are 'logits', 'probabilities' and 'loss'")
+        check_choice("fuse", fuse, ("logits", "probabilities", "loss"))
         counts = {model.name: len(model.classes) for model in models}
         if len(set(counts.values())) > 1:
             raise UsageError(f"an ensemble's models must have the same classes; these have {counts}")

@@ -1,7 +1,7 @@
 """Every error a user can cause, with the exit code the command line gives it."""
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -78,6 +78,13 @@ def check_whole(what: str, value: object, least: int) -> None:
     """UsageError unless ``value`` is a whole number (2.0 and True are not) of at least ``least``."""
     if type(value) is not int or value < least:
         raise UsageError(f"{what} is {value!r}; allowed are whole numbers from {least}")
+
+
+def check_choice(what: str, value: object, allowed: Sequence[str]) -> None:
+    """UsageError unless ``value`` is one of the two or more that are ``allowed``."""
+    if value not in allowed:
+        *others, last = map(repr, allowed)
+        raise UsageError(f"{what} is {value!r}; allowed are {', '.join(others)} and {last}")
 
 
 def check_number(what: str, value: object, least: float, most: float = math.inf) -> None:

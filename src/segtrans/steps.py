@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.errors import UsageError, check_choice, check_number, check_whole
 from segtrans.threat import scaled
 
 if TYPE_CHECKING:
@@ -227,8 +227,7 @@ class Adaptive(Step):
                 f"Adaptive stages is {self.stages}; allowed are pairs of positive numbers (share, factor) "
                 "whose shares add up to 1 and whose last factor is 1"
             )
-        if self.judge not in ("objective", "accuracy"):
-            raise UsageError(f"Adaptive judge is {self.judge!r}; allowed are 'objective' and 'accuracy'")
+        check_choice("Adaptive judge", self.judge, ("objective", "accuracy"))
 
     @property
     def uses_remaining(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError, check_number
+from segtrans.errors import UsageError, check_choice, check_number
 from segtrans.logits import largest
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
@@ -75,8 +75,7 @@ class CosPGD(Objective):
     probabilities: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self) -> None:
-        if self.probabilities not in ("softmax", "sigmoid"):
-            raise UsageError(f"CosPGD probabilities is {self.probabilities!r}; allowed are 'softmax' and 'sigmoid'")
+        check_choice("CosPGD probabilities", self.probabilities, ("softmax", "sigmoid"))
 
     def __call__(self, view: View, run: Run) -> Tensor:
         logits = view.logits.detach()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, UsageError, check_number, check_whole
+from segtrans.errors import ModelError, UsageError, check_choice, check_number, check_whole
 from segtrans.features import find_layer, forward_with
 from segtrans.objectives.base import pixel_losses, valid_mean
 from segtrans.objectives.features import FeatureObjective, feature_labels
@@ -68,8 +68,7 @@ class _Weighted(PreparedObjective):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(f"{type(self).__name__} samples", self.samples, 1)
-        if self.of not in ("logit", "cross-entropy"):
-            raise UsageError(f"{type(self).__name__} of is {self.of!r}; allowed are 'logit' and 'cross-entropy'")
+        check_choice(f"{type(self).__name__} of", self.of, ("logit", "cross-entropy"))
 
     @property
     def preparation(self) -> int:

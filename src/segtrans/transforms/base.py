@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_choice, check_whole
 from segtrans.random import Draw
 
 
@@ -44,8 +44,7 @@ class Transform(ABC):
 
     def __post_init__(self) -> None:
         check_whole(f"{type(self).__name__} copies", self.copies, 1)
-        if self.labels not in ("move", "keep"):
-            raise UsageError(f"{type(self).__name__} labels is {self.labels!r}; allowed are 'move' and 'keep'")
+        check_choice(f"{type(self).__name__} labels", self.labels, ("move", "keep"))
 
     @abstractmethod
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:

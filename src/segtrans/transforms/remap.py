@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrans.errors import UsageError, check_whole
+from segtrans.errors import UsageError, check_choice, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -41,10 +41,8 @@ class Remap(Transform):
         for number in self._grids:
             check_whole("Remap grid", number, 1)
         check_range("Remap window", self.window)
-        if self.cuts not in ("random", "even"):
-            raise UsageError(f"Remap cuts is {self.cuts!r}; allowed are 'random' and 'even'")
-        if self.flip not in ("none", "horizontal", "both"):
-            raise UsageError(f"Remap flip is {self.flip!r}; allowed are 'none', 'horizontal' and 'both'")
+        check_choice("Remap cuts", self.cuts, ("random", "even"))
+        check_choice("Remap flip", self.flip, ("none", "horizontal", "both"))
 
     @property
     def _grids(self) -> tuple[int, ...]:
