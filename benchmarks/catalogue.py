@@ -1,6 +1,6 @@
 """Every attack of the catalogue on held-out images: four runs that go on where they were stopped, and their tables.
 
-    python benchmarks/catalogue.py --data voc:VOC [--images 12] [--gradients 50] [-t MODEL …] [--out FOLDER]
+    python benchmarks/catalogue.py --data voc:VOC [--images 12] [--gradients 50] [-t MODEL …] [-o KEY=VALUE …]
 
 Surrogates and attacks are those of configs/catalogue.yaml, -ensembles.yaml, -searches.yaml and -ops.yaml. Targets are
 all VOC models of the zoo and those that are given. With ``--gradients`` there is the first run alone, and of it what
@@ -13,6 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import yaml
 
 from segtrans import bench
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48, help="at most so many")
     parser.add_argument("--gradients", type=int, help="only attacks of at most so many per image")
     parser.add_argument("--target", "-t", action="append", default=[], help="one more model to score; repeatable")
+    parser.add_argument("-o", action="append", default=[], metavar="KEY=VALUE", help="a key of the runs; repeatable")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the four runs")
     given = parser.parse_args()
     targets = [f"zoo:{name}" for name in cards() if name.startswith("voc/")] + given.target
@@ -44,6 +47,7 @@ def main() -> None:
         if given.gradients is not None:
             kept = [t for t in values["attacks"] if t == values["baseline"] or attack(t).evaluations <= given.gradients]
             values["attacks"] = kept
+        values |= {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in given.o)}
         document = bench.run(make_config(values))
         print(f"{name}, {document['data']['images']} images:\n\n{table(document)}")
 
