@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
+from typer.main import get_params_from_function
+from typer.models import OptionInfo
 
 from segtrans.cli import app, main
+from segtrans.cli.options import zoo_app
 from segtrans.data import load_data
 from segtrans.spec import RunConfig
 
@@ -327,3 +330,17 @@ def test_help_tells_the_configurations_defaults() -> None:
             assert re.search(rf"default: {re.escape(text)}(,|\.$)", options[key]), key
             told += 1
     assert told >= 9
+
+
+def test_options_keep_their_names_whatever_typer_makes_of_metavars() -> None:
+    # Of 0.26 and 0.27, a metavar that is the name in capitals becomes the name.
+    commands = [*app.registered_commands, *zoo_app.registered_commands]
+    options = [
+        (name, parameter.default)
+        for command in commands
+        for name, parameter in get_params_from_function(command.callback or pytest.fail()).items()
+        if isinstance(parameter.default, OptionInfo)
+    ]
+    alike = [option for name, option in options if (option.metavar or "").lower() == name]
+    assert len(alike) > 5
+    assert all(option.param_decls for option in alike)

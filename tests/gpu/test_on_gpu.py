@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from segtrans.bench.work import exact
 from segtrans.catalogue import ENTRIES
 from segtrans.interpolation import interpolate
+from segtrans.models import load_model
 from segtrans.testing.attacks import check_budget
 from toys import Context, changed, few, images, labels
 
@@ -28,16 +30,23 @@ def test_it_finds_what_it_finds_on_a_cpu(name: str) -> None:
     assert ((found - here.adversarial).abs() < 1e-6).double().mean() > 0.99
 
 
+@pytest.mark.parametrize(("align_corners", "antialias"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("size", [(18, 28), (31, 17), (4, 14), (1, 1), (90, 140)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_interpolation_is_what_it_is_on_a_cpu(size: tuple[int, int], dtype: torch.dtype) -> None:
-    x = torch.randn(2, 3, 9, 14, generator=torch.Generator().manual_seed(0)).to(dtype)
-    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = interpolate(x.cuda(), size)
-    assert found.dtype == dtype
-    torch.testing.assert_close(
-        found.cpu().double(),
-        F.interpolate(x.double(), size, mode="bilinear"),
-        rtol=1e-2 if dtype == torch.bfloat16 else 1e-5,
-        atol=1e-5,
-    )
+def test_interpolation_is_what_it_is_on_a_cpu(size: tuple[int, int], align_corners: bool, antialias: bool) -> None:
+    x = torch.randn(2, 3, 9, 14, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners, antialias=antialias)
+    there = x.detach().cuda().requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16):
+        found = interpolate(there, size, align_corners=align_corners, antialias=antialias)
+    torch.testing.assert_close(found.cpu(), expected)
+    slopes = torch.autograd.grad(found.square().sum(), there)[0], torch.autograd.grad(expected.square().sum(), x)[0]
+    torch.testing.assert_close(slopes[0].cpu(), slopes[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_network_has_channels_first_and_says_the_same() -> None:
+    spec = "smp:deeplabv3plus/mobilenet_v2?weights=random&classes=4"
+    here, there = load_model(spec), load_model(spec, "cuda")
+    assert all(weight.is_contiguous() for weight in there.parameters())
+    x = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), exact(torch.device("cuda")):
+        torch.testing.assert_close(there(x.cuda()).cpu(), here(x), rtol=1e-3, atol=1e-4)

@@ -10,9 +10,9 @@ from segtrans.interpolation import interpolate, is_written_down
 
 def lay_out(network: nn.Module) -> None:
     """Change, in place, how ``network`` is computed, not what: weights of convolutions have channels last, which their
-    inputs follow, convolutions of single pixels are :class:`Pointwise`, and bilinear interpolations :class:`Enlarged`.
+    inputs follow, convolutions of single pixels are :class:`Pointwise`, and modules that enlarge :class:`Enlarged`.
 
-    On CUDA, float32 without TensorFloat-32 is faster with channels first: ``network.to(memory_format=
+    On CUDA most networks are faster in float32 with channels first: ``network.to(memory_format=
     torch.contiguous_format)`` puts weights back, as :func:`segtrans.models.load_model` does for a GPU.
     """
     for module in network.modules():
@@ -37,7 +37,7 @@ def _is_whole(module: nn.Module) -> bool:
 
 
 class Enlarged(nn.Upsample):
-    """A bilinear interpolation by :func:`segtrans.interpolation.interpolate`."""
+    """A bilinear interpolation by :func:`segtrans.interpolation.interpolate`, which torch.jit.script does not know."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - its name in nn.Upsample
         if is_written_down():
