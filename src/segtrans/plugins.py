@@ -1,4 +1,4 @@
-"""What other packages add: model sources, readers of data sets and attacks.
+"""What other packages add: model sources, readers of data sets and attacks; and how options after such names are read.
 
 A package names them as entry points (https://packaging.python.org/specifications/entry-points) in the groups
 ``segtrans.models``, ``segtrans.data`` and ``segtrans.attacks``. Their names are read from what is installed; a package
@@ -84,3 +84,20 @@ def _place(point: EntryPoint) -> str:
     """Whose entry point that is, in words."""
     package = "an unnamed package" if point.dist is None else f"package {point.dist.name}"
     return f"entry point {point.name!r} ({point.value}) of {package}"
+
+
+def spelled_options(query: str, of: str) -> dict[str, str]:
+    """``KEY=VALUE&KEY=VALUE``, as options of a model or a data set are spelled, by key.
+
+    Raises:
+        UsageError: one has no value or is given twice; the message says whose it is, ``of``.
+    """
+    options: dict[str, str] = {}
+    for pair in filter(None, query.split("&")):
+        key, _, text = pair.partition("=")
+        if not text:
+            raise UsageError(f"option {key!r} of {of} has no value; expected {key}=VALUE")
+        if key in options:
+            raise UsageError(f"option {key!r} of {of} is given twice")
+        options[key] = text
+    return options

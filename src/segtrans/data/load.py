@@ -14,7 +14,7 @@ from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import UsageError, unknown
-from segtrans.plugins import Names
+from segtrans.plugins import Names, spelled_options
 
 READERS: Names[Callable[..., Dataset]] = Names(
     "data set",
@@ -65,14 +65,9 @@ def load_data(spec: str) -> Dataset:
     elif path:
         raise UsageError(f"data set {source!r} takes no path, got {path!r}")
     values: dict[str, Any] = {}
-    for pair in filter(None, query.split("&")):
-        key, equals, text = pair.partition("=")
+    for key, text in spelled_options(query, f"data set {source!r}").items():
         if key not in options:
             raise unknown(f"option of data set {source!r}", key, options)
-        if key in values:
-            raise UsageError(f"option {key!r} of data set {source!r} is given twice")
-        if not equals or not text:
-            raise UsageError(f"option {key!r} of data set {source!r} has no value; expected {key}=VALUE")
         values[key] = _typed(source, options[key], text)
     data = read(*roots, **values)
     if not isinstance(cast(Any, data), Dataset):

@@ -15,7 +15,7 @@ from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.layout import lay_out
-from segtrans.plugins import Names
+from segtrans.plugins import Names, spelled_options
 
 
 # Each source imports its library when it is first used: together they take seconds.
@@ -162,15 +162,7 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     name, _, query = (rest, "", "") if source in ENSEMBLES else rest.partition("?")
     if not name:
         raise UsageError(f"model {spec!r} has no name; expected {source}:NAME")
-    options: dict[str, str] = {}
-    for pair in filter(None, query.split("&")):
-        key, equals, text = pair.partition("=")
-        if not equals or not text:
-            raise UsageError(f"option {key!r} of model {source}:{name} has no value; expected {key}=VALUE")
-        if key in options:
-            raise UsageError(f"option {key!r} of model {source}:{name} is given twice")
-        options[key] = text
-    return source, name, options
+    return source, name, spelled_options(query, f"model {source}:{name}")
 
 
 def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
