@@ -15,7 +15,6 @@ from segtrans.models import load_model
 from segtrans.models.load import SOURCES
 from segtrans.steps import Adaptive
 from segtrans.threat import LInf, in_grey_levels
-from segtrans.zoo import cards, read_card
 
 Row = dict[str, Any]
 
@@ -78,6 +77,8 @@ def parts() -> list[Row]:
 
 def models() -> list[Row]:
     """The embedded zoo, then the other sources."""
+    from segtrans.zoo import cards, read_card  # builds networks, for which libraries are imported for seconds
+
     zoo = [(f"zoo:{name}", read_card(path)) for name, path in cards().items()]
     rows = [
         {"name": name, "mIoU": f"{card.miou:.1f}", "classes": len(card.classes), "what": card.training_data}
