@@ -11,13 +11,15 @@ from segtrans.bench import runner, work
 pytestmark = pytest.mark.usefixtures("toys")
 
 
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["once", "by timeout"])
 def test_interrupt_finishes_the_unit_and_keeps_it(
-    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    signals: list[signal.Signals], go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     craft = work.UnitWork._craft
 
     def interrupted(self: work.UnitWork) -> None:
-        signal.raise_signal(signal.SIGINT)
+        for number in signals:
+            signal.raise_signal(number)
         craft(self)
 
     monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
@@ -45,20 +47,6 @@ def test_interrupt_between_clean_predictions(
     result = go()
     assert result["interrupted"]
     assert (predicted, result["cells"]) == (["a:0"], [])
-
-
-def test_sigterm_may_come_twice(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    craft = work.UnitWork._craft
-
-    def interrupted(self: work.UnitWork) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        craft(self)
-
-    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
-    result = go()
-    assert result["interrupted"]
-    assert {c["attack"] for c in result["cells"]} == {"noise"}
 
 
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
