@@ -46,14 +46,14 @@ class Counts:
 
     @classmethod
     def of(cls, truth: Tensor, clean: Tensor, attacked: Tensor, classes: int) -> "Counts":
-        """Counts of labels and predictions (N, H, W); 255 is void in ``truth``."""
+        """Counts, on the CPU, of labels and predictions (N, H, W) on any device; 255 is void in ``truth``."""
         valid = truth != VOID
         right, changed = (clean == truth) & valid, (clean != attacked) & valid
         return cls(
-            clean=confusion(truth, clean, classes),
-            attacked=confusion(truth, attacked, classes),
-            flipped=(right & changed).sum((1, 2)),
-            changed=changed.sum((1, 2)),
+            clean=confusion(truth, clean, classes).cpu(),
+            attacked=confusion(truth, attacked, classes).cpu(),
+            flipped=(right & changed).sum((1, 2)).cpu(),
+            changed=changed.sum((1, 2)).cpu(),
         )
 
     @classmethod

@@ -46,7 +46,7 @@ def image_keys(images: Tensor) -> Tensor:
     stands in whatever batch, on any device and in any precision.
     """
     grey = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in grey)
+    digests = (hashlib.blake2b(image, digest_size=8).digest() for image in grey)
     keys = [int.from_bytes(digest, "little", signed=True) for digest in digests]
     return torch.tensor(keys, dtype=torch.int64, device=images.device)
 

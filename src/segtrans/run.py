@@ -105,7 +105,7 @@ class Run:
         self.shown: tuple[Tensor, Tensor] | None = None
         self.chunk = len(x) if chunk is None else chunk
         check_whole("chunk", self.chunk, 1)
-        self._keys = derive(image_keys(x), seed)
+        self._number = seed
         # On the CPU, so that asking for a number that all images share does not wait for a GPU.
         self._seed = derive(torch.zeros(1, dtype=torch.int64), seed)
         self._gradients_this_iteration = (-1, 0)
@@ -135,6 +135,11 @@ class Run:
         """
         left, valid = self._pixels.unbind(1)
         return left / valid.clamp_min(1)
+
+    @cached_property
+    def _keys(self) -> Tensor:
+        # When they are first asked for: attacks that draw nothing need not wait for the images' contents.
+        return derive(image_keys(self.x), self._number)
 
     @cached_property
     def clean_logits(self) -> Tensor:

@@ -134,7 +134,10 @@ def test_a_capitalised_name_means_the_part_alone() -> None:
         ("mi + smooth", "ti"),
         ("mi + ni", "ni"),
         ("mi + momentum(decay=0.5)", "momentum(decay=0.5)"),
-        ("segtrans + vmi", "segpgd(random_start=False) + remap + smooth(size=7) + variance + mi"),
+        (
+            "segtrans + vmi",
+            "SegPGD(temperature=2, balance=0.5) + remap + grey + smooth(size=5) + variance + mi",
+        ),
         ("fspgd + remap + vmi", "pgd(iterations=20) + featuresimilarity + remap + variance + momentum"),
     ],
 )

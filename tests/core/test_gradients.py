@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from segtrans.attack import Attack
+from segtrans.catalogue import attack
 from segtrans.errors import UsageError
-from segtrans.gradients import GradientFunction, GradientTransform, Momentum, Nesterov, Smooth, normalise
+from segtrans.gradients import GradientFunction, GradientTransform, Grey, Momentum, Nesterov, Smooth, normalise
 from segtrans.run import Run
 from segtrans.threat import L2
-from toys import Constant, Context, images, labels, parts_of, run_of
+from toys import Constant, Context, PixelLinear, images, labels, parts_of, run_of
 
 X, Y = images(2), labels(2)
 RUN = run_of(Attack(), X, Y)
@@ -100,6 +101,20 @@ def test_smoothing_keeps_a_constant_away_from_the_border_and_mixes_no_channels()
 def test_kernels_have_a_centre(size: int) -> None:
     with pytest.raises(UsageError, match=f"^Smooth size is {size!r}; allowed are"):
         Smooth(size=size)
+
+
+def test_grey_gradients_have_one_value_for_the_three_channels_which_is_their_mean() -> None:
+    gradient = noise()
+    found = Grey().wrap(lambda z: gradient, RUN)(X)
+    red, green, blue = gradient.unbind(1)
+    assert torch.allclose(found, ((red + green + blue) / 3)[:, None].expand(-1, 3, -1, -1), atol=1e-15)
+
+
+def test_a_grey_perturbation_changes_brightness_alone_where_the_box_leaves_room() -> None:
+    x = 0.3 + 0.4 * images(2, (12, 10))
+    delta = attack("grey + mi(iterations=3)")(PixelLinear(4), x, labels(2, (12, 10), values=range(4))) - x
+    assert delta.abs().amax() > 2 / 255
+    assert (delta - delta[:, :1]).abs().amax() < 1e-12
 
 
 def test_the_order_of_gradient_transformations_is_from_the_model_outwards() -> None:

@@ -103,9 +103,23 @@ def unsure(pixel: Pixel) -> float:
     return pixel.ce * (p <= 0.4 if pixel.targeted else p >= 0.6)
 
 
+def segpgd(pixel: Pixel, temperature: float = 1, balance: float = 0) -> float:
+    """Without the mean over pixels; classes weigh by a power of their size, so that all weights add up to one."""
+    w = (pixel.t - 1) / (2 * T)
+    parts = [math.exp(v / temperature) for v in pixel.f]
+    loss = -math.log(parts[pixel.y] / sum(parts)) * (1 - w if pixel.todo() else w)
+    size = {k: sum(other.y == k for other in pixel.image) for k in range(CLASSES)}
+    total = sum(size[other.y] ** -balance for other in pixel.image)
+    return loss * size[pixel.y] ** -balance / total * len(pixel.image)
+
+
 FORMULAS: dict[str, tuple[Objective, Callable[[Pixel], float]]] = {
     "cospgd": (CosPGD(), lambda q: q.ce * abs(q.targeted - q.p()[q.y] / math.hypot(*q.p()))),
     "cospgd, sigmoid": (CosPGD(probabilities="sigmoid"), cospgd_sigmoid),
+    "segpgd": (SegPGD(), segpgd),
+    "segpgd, softer": (SegPGD(temperature=2.5), lambda q: segpgd(q, temperature=2.5)),
+    "segpgd, half balanced": (SegPGD(balance=0.5), lambda q: segpgd(q, balance=0.5)),
+    "segpgd, softer and balanced": (SegPGD(temperature=0.5, balance=1), lambda q: segpgd(q, 0.5, 1)),
     "masked": (MaskedCrossEntropy(), lambda q: q.ce * q.todo()),
     "adaptive": (AdaptiveCrossEntropy(), adaptive),
     "unsure": (UnsureCrossEntropy(confidence=0.4), unsure),

@@ -102,6 +102,17 @@ def test_remap_shows_windows_of_the_image(grid: int, cuts: str) -> None:
     assert image[:, 1].max() <= SIZE[1] - 1
 
 
+def test_remap_leaves_images_as_they_are_with_a_probability() -> None:
+    x, y = images(200, (9, 14)), labels(200, (9, 14), block=3)
+    always, moved = Remap()(x, y, draw(200))
+    image, label = Remap(probability=0.3)(x, y, draw(200))
+    kept = (image == x).flatten(1).all(1)
+    assert 0.6 < kept.double().mean() < 0.8
+    assert torch.equal(image[~kept], always[~kept])
+    assert torch.equal(label, torch.where(kept[:, None, None], y, moved))
+    assert torch.equal(Remap(probability=0)(x, y, draw(200))[0], x)
+
+
 def test_remap_reaches_every_corner() -> None:
     image, _ = Remap()(coordinates(SIZE, 200), dense(200, SIZE), draw(200))
     for channel, side in ((0, SIZE[0]), (1, SIZE[1])):

@@ -4,7 +4,7 @@ from segtrans.areas import Classes, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue.entry import MI, PGD, Entry
 from segtrans.composition import compose
-from segtrans.gradients import Smooth
+from segtrans.gradients import Grey, Smooth
 from segtrans.objectives import (
     AdaptiveCrossEntropy,
     AugmentedLagrangian,
@@ -30,6 +30,7 @@ from segtrans.worst import WorstCase
 # SEA's code begins SegPGD's weights anew with every stage; here they go on.
 SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
 PDPGD = Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False)
+SEGTRANS = (SegPGD(temperature=2, balance=0.5), Grey(), Smooth(size=5), MI)
 SEA_OBJECTIVES = (MaskedCrossEntropy(), SegPGD(), JensenShannon(), Spherical())
 
 ENTRIES = (
@@ -136,18 +137,23 @@ ENTRIES = (
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     Entry(
-        name="segtrans", attack=compose(SegPGD(), Remap(), Smooth(size=7), MI),
+        name="segtrans", attack=compose(*SEGTRANS, Remap()),
         title="SegTrans, our reconstruction from its abstract",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
     Entry(
-        name="segtrans-k5", attack=compose(SegPGD(), Remap(copies=5), Smooth(size=7), MI),
+        name="segtrans-k5", attack=compose(*SEGTRANS, Remap(copies=5)),
         title="SegTrans, our reconstruction from its abstract, with five copies per gradient",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
     Entry(
-        name="segtrans-k20", attack=compose(SegPGD(), Remap(copies=20), Smooth(size=7), MI),
+        name="segtrans-k20", attack=compose(*SEGTRANS, Remap(copies=20)),
         title="SegTrans, our reconstruction from its abstract, with twenty copies per gradient",
+        paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
+    ),
+    Entry(
+        name="segtrans-half", attack=compose(*SEGTRANS, Remap(probability=0.5)),
+        title="SegTrans's samples half of the time and the image itself otherwise, for targets of any backbone",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Gradient transformations: middleware around a gradient, from the model outwards."""
 
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+from segtrans.gradients.grey import Grey
 from segtrans.gradients.members import AdaptiveWeights, Sequential, VarianceReduced
 from segtrans.gradients.momentum import Momentum, Nesterov
 from segtrans.gradients.neighbours import Flatness, LineAverage, Neighbourhood, Relevance, Variance
@@ -12,6 +13,7 @@ __all__ = [
     "Flatness",
     "GradientFunction",
     "GradientTransform",
+    "Grey",
     "LineAverage",
     "Momentum",
     "Neighbourhood",

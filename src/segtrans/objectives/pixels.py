@@ -35,6 +35,15 @@ def at(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[:, None])[:, 0]
 
 
+def class_sizes(view: View) -> Tensor:
+    """How many valid pixels of each item have each class, (B, at least 256) int64; none in the column of void."""
+    labels = view.labels.flatten(1)
+    counts = labels.new_zeros(len(labels), max(view.logits.shape[1], VOID + 1))
+    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    counts[:, VOID] = 0
+    return counts
+
+
 def cosine(values: Tensor, labels: Tensor) -> Tensor:
     """Cosine between the values of each pixel (B, C, H, W) and its one-hot label, (B, H, W); zero for zeros."""
     length = torch.linalg.vector_norm(values, dim=1)
@@ -53,12 +62,33 @@ class CrossEntropy(Objective):
 class SegPGD(Objective):
     """Cross-entropy with weight 1-w on pixels still classified correctly and w on the others, where w grows from 0
     to 1/2 over the iterations: w = (t-1)/(2T) for t = 1 … T (Gu et al., ECCV 2022, arXiv 2207.12391).
+
+    Both attributes are ours; at their defaults they are not there.
+
+    Attributes:
+        temperature: what logits are divided by. Above 1, pixels that the surrogate is sure of keep a gradient.
+        balance: pixels are divided by this power of how many of the image's valid pixels have their class: at 0 every
+            pixel counts the same, at 1 every class, as it does in mIoU.
     """
+
+    temperature: float = 1.0
+    balance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("SegPGD temperature", self.temperature, 0.01)
+        check_number("SegPGD balance", self.balance, 0, 1)
 
     def __call__(self, view: View, run: Run) -> Tensor:
         w = run.iteration / (2 * run.iterations)
-        losses = pixel_losses(view.logits, view.labels)
-        return valid_mean(losses * unfinished(view, run).to(losses).mul_(1 - 2 * w).add_(w), view.labels)
+        logits = view.logits if self.temperature == 1 else view.logits / self.temperature
+        losses = pixel_losses(logits, view.labels)
+        losses = losses * unfinished(view, run).to(losses).mul_(1 - 2 * w).add_(w)
+        if self.balance == 0:
+            return valid_mean(losses, view.labels)
+        of_class = class_sizes(view).clamp_min(1).to(losses) ** -self.balance
+        weights = of_class.gather(1, view.labels.flatten(1)).view_as(losses) * (view.labels != VOID)
+        # Where no pixel is valid nothing is weighed; elsewhere the sum is far larger.
+        return (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +189,9 @@ class BalancedCrossEntropy(Objective):
         if self.pixels:
             weights = self._weights(view)
             return valid_mean(losses * weights[view.labels.where(view.labels != VOID, 0)], view.labels)
-        labels = view.labels.flatten(1)
-        counts = labels.new_zeros(len(labels), max(view.logits.shape[1], VOID + 1))
-        counts.scatter_add_(1, labels, torch.ones_like(labels))
-        counts[:, VOID] = 0
+        counts = class_sizes(view)
         # The mean over classes of each class's mean.
-        share = (losses.flatten(1) / counts.gather(1, labels).clamp_min(1)).sum(1)
+        share = (losses.flatten(1) / counts.gather(1, view.labels.flatten(1)).clamp_min(1)).sum(1)
         return share / (counts > 0).sum(1).clamp_min(1)
 
     def _weights(self, view: View) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrans.errors import UsageError, check_choice, check_whole
+from segtrans.errors import UsageError, check_choice, check_number, check_whole
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -27,12 +27,14 @@ class Remap(Transform):
         window: bounds of a window's side as a share of the image's side, drawn uniformly, where its region has average
             size; windows of larger regions are larger in proportion.
         flip: which axes are mirrored, each with probability one half: ``"none"``, ``"horizontal"`` or ``"both"``.
+        probability: how often an image is remapped at all; otherwise it stays as it is.
     """
 
     grid: int | tuple[int, ...] = (1, 2)
     cuts: Literal["random", "even"] = "random"
     window: tuple[float, float] = (0.5, 1.0)
     flip: Literal["none", "horizontal", "both"] = "horizontal"
+    probability: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +45,7 @@ class Remap(Transform):
         check_range("Remap window", self.window)
         check_choice("Remap cuts", self.cuts, ("random", "even"))
         check_choice("Remap flip", self.flip, ("none", "horizontal", "both"))
+        check_number("Remap probability", self.probability, 0, 1)
 
     @property
     def _grids(self) -> tuple[int, ...]:
@@ -61,6 +64,10 @@ class Remap(Transform):
         col = _sources(lefts, (origin % most).mT, scale.mT, width, draw, mirrored=self.flip != "none").mT
         rows = row.gather(2, _region_of(lefts, width)[:, None].expand(-1, height, -1))
         cols = col.gather(1, _region_of(tops, height)[:, :, None].expand(-1, -1, width))
+        if self.probability < 1:
+            remapped = draw.chance(self.probability, 1, 1)
+            rows = torch.where(remapped, rows, positions(height, x)[:, None])
+            cols = torch.where(remapped, cols, positions(width, x))
         return resample(x, y, rows, cols)
 
     def _edges(self, size: int, grid: Tensor, draw: Draw) -> Tensor:
