@@ -105,9 +105,9 @@ class Run:
         self.shown: tuple[Tensor, Tensor] | None = None
         self.chunk = len(x) if chunk is None else chunk
         check_whole("chunk", self.chunk, 1)
-        self._number = seed
+        self._seed = seed
         # On the CPU, so that asking for a number that all images share does not wait for a GPU.
-        self._seed = derive(torch.zeros(1, dtype=torch.int64), seed)
+        self._shared_key = derive(torch.zeros(1, dtype=torch.int64), seed)
         self._gradients_this_iteration = (-1, 0)
         self._gradient_parts = _GRADIENT_PARTS
         self._finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -139,7 +139,7 @@ class Run:
     @cached_property
     def _keys(self) -> Tensor:
         # When they are first asked for: attacks that draw nothing need not wait for the images' contents.
-        return derive(image_keys(self.x), self._number)
+        return derive(image_keys(self.x), self._seed)
 
     @cached_property
     def clean_logits(self) -> Tensor:
@@ -186,7 +186,7 @@ class Run:
         """
         keys = self._keys if places is None else self._keys[places]
         copy = torch.zeros(len(keys), dtype=torch.int64, device=keys.device) if copy is None else copy
-        shared = self._seed
+        shared = self._shared_key
         for address in (part, self.iteration, self._gradients_this_iteration[1]):
             keys, shared = derive(keys, address), derive(shared, address)
         return Draw(derive(keys, copy), copy, shared, self.x.dtype, self.reach)

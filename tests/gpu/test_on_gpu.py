@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from segtrans.bench.work import exact
 from segtrans.catalogue import ENTRIES
 from segtrans.interpolation import interpolate
+from segtrans.metrics import Counts
 from segtrans.models import load_model
 from segtrans.testing.attacks import check_budget
 from toys import Context, changed, few, images, labels
@@ -50,3 +51,9 @@ def test_a_loaded_network_has_channels_first_and_says_the_same() -> None:
     x = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), exact(torch.device("cuda")):
         torch.testing.assert_close(there(x.cuda()).cpu(), here(x), rtol=1e-3, atol=1e-4)
+
+
+def test_counts_of_predictions_on_the_gpu_are_measured_like_any() -> None:
+    truth, clean, attacked = (labels(2, size=(33, 40), values=range(4), seed=seed) for seed in range(3))
+    here, there = Counts.of(truth, clean, attacked, 4), Counts.of(truth.cuda(), clean.cuda(), attacked.cuda(), 4)
+    assert there.measures() == here.measures()

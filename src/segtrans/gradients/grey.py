@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Grey(GradientTransform):
     """The mean over the three channels in the place of each, so that brightness changes and colour does not.
 
-    What networks react to lies in brightness first (Pestana et al., arXiv 2003.00883, who attack the Y channel alone);
-    which colours fool one of them says little about another, and in a sign step a channel counts whole.
+    Ours, chosen by measurement. That perturbations act mostly through brightness is known of classifiers (Pestana et
+    al., arXiv 2003.00883), whose channel Y weighs colours as the eye does; the plain mean transfers further.
     """
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
