@@ -158,6 +158,12 @@ class Attack:
         return self.step.shared
 
     @property
+    def draws(self) -> bool:
+        """Whether it may ask for random numbers; where not, every seed finds the same."""
+        parts = (self.objective, *self.backward, *self.gradients)
+        return self.random_start or bool(self.transforms) or any(part.draws for part in parts)
+
+    @property
     def alpha(self) -> float:
         """The step size as a number."""
         if isinstance(self.step_size, str) and (match := re.fullmatch(r"\s*eps\s*/\s*(T|[\d.]+)\s*", self.step_size)):
@@ -242,6 +248,7 @@ class Attack:
                 adversarial = run.confined(adversarial, run.x)
                 if on_iteration is not None:
                     on_iteration(run.iteration)
+            run.check_draws()
             return Result(*run.outcome(adversarial), evaluations=run.evaluations)
 
     def _gradient(self, run: Run) -> GradientFunction:

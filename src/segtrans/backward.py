@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 class Backward(ABC):
     """Alters how gradients flow through the surrogate while an attack runs."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether it asks for random numbers."""
+        return False
+
     @abstractmethod
     def changed(self, run: Run) -> AbstractContextManager[None]:
         """A context in which ``run.network`` is changed; leaving it restores the network exactly."""
@@ -72,6 +77,10 @@ class Ghost(Backward):
 
     def __post_init__(self) -> None:
         check_number("Ghost spread", self.spread, 0, 1)
+
+    @property
+    def draws(self) -> bool:
+        return True
 
     def changed(self, run: Run) -> AbstractContextManager[None]:
         found = [(residual, run.stream()) for residual in _residuals(self, run)]

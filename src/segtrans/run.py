@@ -370,6 +370,15 @@ class Run:
         check_classes(self.y, logits.shape[1])
         self.attack.goal.check(logits.shape[1])
 
+    def check_draws(self) -> None:
+        """UsageError if random numbers were asked for and no part says that it does: what draws none is made once for
+        all seeds.
+        """
+        if "_keys" in vars(self) and not self.attack.draws:
+            raise UsageError(
+                "a part of the attack asks for random numbers, and none says so; allowed are parts whose draws is True"
+            )
+
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""
         finite = self._finite & adversarial.isfinite().flatten(1).all(1)

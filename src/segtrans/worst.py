@@ -92,6 +92,11 @@ class WorstCase:
         """Whether one of the attacks has a perturbation that images of a batch share."""
         return any(attack.shared for attack in self.attacks)
 
+    @property
+    def draws(self) -> bool:
+        """Whether one of the attacks may ask for random numbers."""
+        return any(attack.draws for attack in self.attacks)
+
     def configured(self, **settings: Any) -> "WorstCase":
         """Every attack under a common protocol, as :meth:`Attack.configured`."""
         return replace(self, attacks=tuple(attack.configured(**settings) for attack in self.attacks))

@@ -32,6 +32,21 @@ def test_one_cell_per_surrogate_attack_target_and_seed(go: Callable[..., dict[st
     assert {c["attack"]: c["gradient_evaluations"] for c in result["costs"]} == {"noise": 0, "mi": 3, "segtrans": 3}
 
 
+def test_what_draws_no_random_numbers_is_made_once_for_all_seeds(
+    go: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+    result = go(attacks=["noise", "mi"], seeds=[3, 1], on_trial=told.append)
+    made = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "run" / "images").glob("*/*/seed*"))
+    assert made == ["seed1", "seed3", "seed3"]
+    trials = sorted((cost["attack"], cost["seed"]) for one in told for cost in one["costs"])
+    assert trials == [("mi", 1), ("mi", 3), ("noise", 1), ("noise", 3)]
+    for target in ("a:0", "a:1", "b:2"):
+        mi, noise = ([cell(result, attack=a, target=target, seed=s) for s in (3, 1)] for a in ("mi", "noise"))
+        assert {**mi[0], "seed": 1} == mi[1]
+        assert noise[0]["miou"] != noise[1]["miou"]
+
+
 def test_white_box_attack_hurts_most(go: Callable[..., dict[str, Any]]) -> None:
     result = go(attacks=["noise", "mi"], iterations=10, eps="24/255")
     white = cell(result, attack="mi", target="a:0")["asr_pixel"]

@@ -78,7 +78,7 @@ def prepare(folder: Path, **changes: Any) -> Path:
     config: dict[str, Any] = {
         "surrogates": ["toy:0", "toy:1"],
         "targets": ["toy:1", "toy:2"],
-        "attacks": ["noise", "bim", "mi"],
+        "attacks": ["noise", "pgd", "di"],
         "seeds": list(range(10)),
         "data": f"folder:data?classes={CLASSES}",
         "iterations": 2,

@@ -196,3 +196,21 @@ def test_nesterov_looks_one_step_ahead_in_l2_too() -> None:
     nesterov(run.x)
     assert torch.equal(seen[0], run.x)
     assert torch.allclose(run.threat.distance(seen[1], run.x), torch.full((len(X),), run.alpha, dtype=X.dtype))
+
+
+def test_a_part_that_draws_has_to_say_so() -> None:
+    class Jitter(GradientTransform):
+        def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
+            return lambda z: gradient(z) * run.draw(run.stream()).uniform(1, 1, 1)
+
+    class Honest(Jitter):
+        @property
+        def draws(self) -> bool:
+            return True
+
+    x, y = images(), labels()
+    with pytest.raises(UsageError, match="asks for random numbers, and none says so"):
+        Attack(gradients=(Jitter(),))(Context(), x, y)
+    first, other = (Attack(gradients=(Honest(),))(Context(), x, y, seed=seed) for seed in (0, 1))
+    # Signs are not changed by a positive factor.
+    assert torch.equal(first, other)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segtrans.attack import Attack
-from segtrans.gradients import Relevance
+from segtrans.gradients import Relevance, VarianceReduced
 from segtrans.objectives import FeatureImportance, WrongClass
 from segtrans.random import Draw
 from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, changed, each_attack, images, labels
@@ -38,6 +38,8 @@ def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
         attack = changed(attack, objective=replace(one.objective, layer=0.0))
     first = attack(MODEL, X, Y, seed=1)
     random = bool(draws)
+    # Transformations are not asked, and a single surrogate leaves the ensembles' nothing to draw.
+    assert random == attack.draws or one.transforms or any(isinstance(g, VarianceReduced) for g in one.gradients)
     assert torch.equal(first, attack(MODEL, X, Y, seed=1))
     # Three classes can be assigned to each other in two ways only, and the sign of a mean over neighbours is often that
     # of the gradient itself, so that a draw can make no difference.

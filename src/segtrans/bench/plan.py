@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -84,13 +84,21 @@ class Plan:
         return [range(first, min(first + each, count)) for first in range(0, count, each)]
 
     def units_of(self, trial: Trial) -> list[Unit]:
-        """A trial's pieces of work; what all images share is made on all of them at once."""
-        whole = [range(len(self.data))]
-        return [Unit(trial, images) for images in (whole if self.attacks[trial.attack].shared else self.slices)]
+        """A trial's pieces of work; what all images share is made on all of them at once, and what draws no random
+        numbers once for all seeds, with the first.
+        """
+        attack = self.attacks[trial.attack]
+        made = trial if attack.draws else replace(trial, seed=self.config.seeds[0])
+        return [Unit(made, images) for images in ([range(len(self.data))] if attack.shared else self.slices)]
+
+    def trials_of(self, unit: Unit) -> list[Trial]:
+        """The trials that a unit is a piece of."""
+        made = unit.trial
+        return [made] if self.attacks[made.attack].draws else [replace(made, seed=seed) for seed in self.config.seeds]
 
     @cached_property
     def units(self) -> list[Unit]:
-        return [unit for trial in self.trials for unit in self.units_of(trial)]
+        return list(dict.fromkeys(unit for trial in self.trials for unit in self.units_of(trial)))
 
     @property
     def labelled(self) -> bool:

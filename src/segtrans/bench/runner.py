@@ -104,7 +104,8 @@ def finish(
     def attack(unit: Unit) -> None:
         done[unit] = UnitWork(plan, unit, clean, progress).finish()
         if on_trial is not None and (whole := _whole(plan, unit.trial, done)) is not None:
-            on_trial(unit.trial, *whole)
+            for trial in plan.trials_of(unit):
+                on_trial(trial, *whole)
         progress.advance(overall)
 
     with exact(plan.device):

@@ -32,6 +32,11 @@ class GradientTransform(ABC):
     accumulates: ClassVar[bool] = False
 
     @property
+    def draws(self) -> bool:
+        """Whether it asks for random numbers."""
+        return False
+
+    @property
     def evaluations(self) -> int:
         return 1
 

@@ -68,6 +68,10 @@ class VarianceReduced(_OneByOne):
         check_number("VarianceReduced stride", self.stride, 0)
         check_number("VarianceReduced decay", self.decay, 0)
 
+    @property
+    def draws(self) -> bool:
+        return True
+
     def evaluations_on(self, members: int) -> int:
         return members + self.rounds * members - 1
 

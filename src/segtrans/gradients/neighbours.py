@@ -42,6 +42,10 @@ class _Neighbours(GradientTransform):
         check_number(f"{type(self).__name__} radius", self.radius, 0)
 
     @property
+    def draws(self) -> bool:
+        return True
+
+    @property
     def evaluations(self) -> int:
         return 1 + self._samples
 

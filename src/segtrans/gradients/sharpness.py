@@ -40,6 +40,10 @@ class Sharpness(GradientTransform):
         check_number("Sharpness radius", self.radius, 0)
 
     @property
+    def draws(self) -> bool:
+        return self.random_start
+
+    @property
     def evaluations(self) -> int:
         return 1 + self.steps if self.radius else 1
 

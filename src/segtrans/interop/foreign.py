@@ -120,6 +120,11 @@ class Foreign:
         """No two images share anything."""
         return False
 
+    @property
+    def draws(self) -> bool:
+        """No library says whether it asks for random numbers."""
+        return True
+
     @cached_property
     def evaluations(self) -> int:
         """Gradient evaluations per image on a single surrogate. No library says so beforehand: it is how many a trial

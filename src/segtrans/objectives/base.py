@@ -38,6 +38,11 @@ class Objective(ABC):
         return None
 
     @property
+    def draws(self) -> bool:
+        """Whether it asks for random numbers."""
+        return False
+
+    @property
     def preparation(self) -> int:
         """Gradient evaluations per image that :meth:`bind` spends."""
         return 0

@@ -114,6 +114,10 @@ class WrongClass(Objective):
     def __post_init__(self) -> None:
         check_number("WrongClass rest", self.rest, 0, 1)
 
+    @property
+    def draws(self) -> bool:
+        return True
+
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         # Drawn when the number of classes is known, but with the numbers of the attack's beginning.
         draw, assigned = run.draw(_STREAM), None

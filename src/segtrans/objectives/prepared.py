@@ -127,6 +127,10 @@ class FeatureImportance(_Weighted):
         if not 0 <= self.drop < 1:
             raise UsageError(f"FeatureImportance drop is {self.drop}; allowed are numbers from 0, below 1")
 
+    @property
+    def draws(self) -> bool:
+        return True
+
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         self.refuse_ensembles(run)
         stream = run.stream()

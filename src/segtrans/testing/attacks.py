@@ -107,8 +107,10 @@ def _untouched(attack: AnyAttack) -> None:
     _compare(before, _snapshot(model, x, y), attack)
     with _other_random_state():
         again = attack.perturb(Context(), x, y, seed=3).adversarial
+        other = again if attack.draws else attack.perturb(Context(), x, y, seed=4).adversarial
     same = torch.equal(adversarial, again)
     hold(same, "one seed, one result", attack, "finds something else when called again with other global random states")
+    hold(torch.equal(again, other), "seeds", attack, "finds something else with another, though its draws is False")
     adversarial.zero_()
     _compare(before, _snapshot(model, x, y), attack)
 
