@@ -80,9 +80,10 @@ class SegPGD(Objective):
 
     def __call__(self, view: View, run: Run) -> Tensor:
         w = run.iteration / (2 * run.iterations)
+        # Before the logits are copied, since it needs memory of its own.
+        share = unfinished(view, run).to(view.logits).mul_(1 - 2 * w).add_(w)
         logits = view.logits if self.temperature == 1 else view.logits / self.temperature
-        losses = pixel_losses(logits, view.labels)
-        losses = losses * unfinished(view, run).to(losses).mul_(1 - 2 * w).add_(w)
+        losses = pixel_losses(logits, view.labels) * share
         if self.balance == 0:
             return valid_mean(losses, view.labels)
         of_class = class_sizes(view).clamp_min(1).to(losses) ** -self.balance
