@@ -8,6 +8,7 @@ a whole batch is drawn at once without a loop. The hash is splitmix64's finalise
 import hashlib
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,6 +52,20 @@ def image_keys(images: Tensor) -> Tensor:
     return torch.tensor(keys, dtype=torch.int64, device=images.device)
 
 
+def _numbers(keys: Tensor, count: int) -> Tensor:
+    """For each key so many numbers, (*keys, count) float32, uniform in [0, 1)."""
+    index = torch.arange(count, device=keys.device)
+    # 24 bits are exact in float32 and float64 alike, so that precision does not change the draw; float16 cannot even
+    # hold 2^24.
+    return _shift(derive(keys[..., None], index), 40).to(torch.float32) / (1 << 24)
+
+
+CALLS, COUNT = 16, 32
+"""Of how many calls so many numbers each are made at once. A hash is some thirty operations on tensors, so small that
+each takes as long as any: ten calls would take longer than what a transformation does with the numbers.
+"""
+
+
 class Draw:
     """The random numbers of one part in one gradient evaluation, for a batch of B items.
 
@@ -72,18 +87,24 @@ class Draw:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def _uniform(self, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-        keys = derive(keys, self._calls)
+    @cached_property
+    def _ahead(self) -> Tensor:
+        """The first numbers of the first calls, (B, CALLS, COUNT)."""
+        return _numbers(derive(self._keys[:, None], torch.arange(CALLS, device=self._keys.device)), COUNT)
+
+    def _call(self) -> int:
         self._calls += 1
-        index = torch.arange(math.prod(shape), device=keys.device)
-        # 24 bits are exact in float32 and float64 alike, so that precision does not change the draw; float16 cannot
-        # even hold 2^24.
-        bits = _shift(derive(keys[:, None], index[None]), 40)
-        return (bits.to(torch.float32) / (1 << 24)).view(-1, *shape)
+        return self._calls - 1
+
+    def _uniform(self, shape: tuple[int, ...]) -> Tensor:
+        call, count = self._call(), math.prod(shape)
+        if call < CALLS and count <= COUNT:
+            return self._ahead[:, call, :count].reshape(-1, *shape)
+        return _numbers(derive(self._keys, call), count).view(-1, *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) numbers, uniform in [low, high)."""
-        return low + (high - low) * self._uniform(self._keys, shape).to(self.dtype)
+        return low + (high - low) * self._uniform(shape).to(self.dtype)
 
     def normal(self, *shape: int, deviation: float = 1.0) -> Tensor:
         """(B, *shape) numbers from a Gaussian around zero (Box and Muller, 1958); none is more than 5.8 deviations out.
@@ -92,7 +113,7 @@ class Draw:
         memory a number stands.
         """
         wide = torch.float32 if self._keys.device.type == "mps" else torch.float64
-        distance, angle = (self._uniform(self._keys, shape).to(wide) for _ in range(2))
+        distance, angle = (self._uniform(shape).to(wide) for _ in range(2))
         numbers = torch.log1p(-distance).mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi).cos_())
         return deviation * numbers.float().to(self.dtype)
 
@@ -106,4 +127,4 @@ class Draw:
 
     def shared(self, low: float = 0.0, high: float = 1.0) -> float:
         """One number for every image of the run at this iteration, uniform in [low, high)."""
-        return low + (high - low) * float(self._uniform(self._shared, (1,)))
+        return low + (high - low) * float(_numbers(derive(self._shared, self._call()), 1))

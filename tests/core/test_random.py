@@ -1,9 +1,11 @@
 """Random numbers by address."""
 
+import math
+
 import pytest
 import torch
 
-from segtrans.random import Draw, derive, image_keys
+from segtrans.random import CALLS, COUNT, Draw, _numbers, derive, image_keys
 from toys import draw, images
 
 
@@ -16,6 +18,13 @@ def test_draws_never_change_between_versions() -> None:
 
 KEYS = [-8996343559924824937, 7689863537575292650, -4554278063890130401]
 UNIFORM = [[2175092, 837519, 11246243], [14844309, 6764026, 14063751]]
+
+
+def test_numbers_made_ahead_are_those_made_one_by_one() -> None:
+    random = draw(3)
+    for call, shape in enumerate([(), (2, 3), (COUNT,), (COUNT + 1,)] * (CALLS // 2)):
+        expected = [_numbers(derive(random._keys, call)[i : i + 1], math.prod(shape)) for i in range(3)]
+        assert torch.equal(random.uniform(*shape), torch.cat(expected).view(3, *shape))
 
 
 def test_an_address_is_the_same_as_a_number_and_as_a_tensor() -> None:

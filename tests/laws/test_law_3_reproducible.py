@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from segtrans import random
 from segtrans.attack import Attack
 from segtrans.gradients import Relevance, VarianceReduced
 from segtrans.objectives import FeatureImportance, WrongClass
-from segtrans.random import Draw
 from toys import ATTACKS, BY_THEMSELVES, SEPARATE, Context, changed, each_attack, images, labels
 
 X, Y = images(4), labels(4)
@@ -20,13 +20,13 @@ MODEL = Context()
 def draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Grows whenever a random number is drawn."""
     calls: list[int] = []
-    original = Draw._uniform
+    original = random._numbers
 
-    def counted(self: Draw, keys: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    def counted(keys: torch.Tensor, count: int) -> torch.Tensor:
         calls.append(1)
-        return original(self, keys, shape)
+        return original(keys, count)
 
-    monkeypatch.setattr(Draw, "_uniform", counted)
+    monkeypatch.setattr(random, "_numbers", counted)
     return calls
 
 
@@ -37,16 +37,16 @@ def test_the_seed_decides(attack: Attack, draws: list[int]) -> None:
         # What follows the toy's block is linear, so its gradient is the same whatever is dropped from the image.
         attack = changed(attack, objective=replace(one.objective, layer=0.0))
     first = attack(MODEL, X, Y, seed=1)
-    random = bool(draws)
+    drawn = bool(draws)
     # Transformations are not asked, and a single surrogate leaves the ensembles' nothing to draw.
-    assert random == attack.draws or one.transforms or any(isinstance(g, VarianceReduced) for g in one.gradients)
+    assert drawn == attack.draws or one.transforms or any(isinstance(g, VarianceReduced) for g in one.gradients)
     assert torch.equal(first, attack(MODEL, X, Y, seed=1))
     # Three classes can be assigned to each other in two ways only, and the sign of a mean over neighbours is often that
     # of the gradient itself, so that a draw can make no difference.
     few = isinstance(one.objective, WrongClass) or any(isinstance(g, Relevance) for g in one.gradients)
     others = [attack(MODEL, X, Y, seed=seed) for seed in range(2, 12 if few else 3)]
     same = torch.stack([(first == other).flatten(1).all(1) for other in others]).all(0)
-    assert not same.any() if random else same.all(), "another seed is another draw for every image"
+    assert not same.any() if drawn else same.all(), "another seed is another draw for every image"
 
 
 def test_default_seed_is_zero() -> None:
