@@ -21,7 +21,7 @@ import torch
 from sections.attacks import copies, loop, published, scaling
 from sections.gradients import ceilings, compiled, gradient
 from sections.libraries import libraries
-from sections.memory import memory, peak
+from sections.memory import memory
 from sections.parts import kernels, startup
 from sections.runs import pipeline, scores
 from sections.setting import Row, Setting
@@ -59,13 +59,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the rows there")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     values = [field.name for field in fields(Setting)]
     on = Setting(**{name: getattr(options, name) for name in values})
-    if options.peak:
-        print(peak(on, options.peak))
-        return
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     # As our command line does; everybody here gains by it.
