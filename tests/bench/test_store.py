@@ -11,7 +11,18 @@ SHARD = Shard({"n": torch.arange(6).view(2, 3)}, {"images": ["a", "b"]})
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "a/b", "a\\b", "hf:x?weights=/y", "segpgd + remap(grid=2)", "…", ""]
+    "name",
+    [
+        "../../etc/passwd",
+        "a/b",
+        "a\\b",
+        "hf:x?weights=/y",
+        "segpgd + remap(grid=2)",
+        "…",
+        "",
+        "a(b/c)",
+        "x(0.5" + 58 * "5",
+    ],
 )
 def test_slugs_stay_in_their_folder(name: str) -> None:
     assert "/" not in slug(name)
@@ -24,6 +35,11 @@ def test_slugs_keep_different_names_apart() -> None:
     names = ["a/x", "b/x", "x", "x?weights=1", "x?weights=2", "X"]
     assert len({slug(name) for name in names}) == len(names)
     assert slug("SegPGD").lower() != slug("segpgd"), "not all disks tell capitals apart"
+
+
+def test_slugs_are_readable() -> None:
+    assert slug("zoo:voc/fcn-resnet18").startswith("fcn-resnet18-")
+    assert slug("mi + linf(eps=8/255)").startswith("mi_linf_eps_8_255-")
 
 
 def test_a_shard_comes_back(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ def slug(name: str) -> str:
     """A file name for any name: its readable end, and a hash that keeps different names apart; those with capitals
     have one too, since not all disks tell them from small letters.
     """
-    tail = re.split(r"[/\\]", name.partition("?")[0].rstrip("/\\"))[-1]
-    plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2]).strip("._")[-60:] or "unnamed"
+    # In an attack's settings there are fractions and no folders.
+    tail = name if "(" in name else re.split(r"[/\\]", name.partition("?")[0].rstrip("/\\"))[-1]
+    plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2])[-60:].strip("._") or "unnamed"
     return plain if plain == name.lower() else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
