@@ -78,8 +78,8 @@ def dense(count: int = 3, size: tuple[int, int] = SIZE, *, seed: int = 0) -> Ten
 
 
 def run_of(attack: Attack, x: Tensor, y: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Run:
-    """What parts are given, as at the first iteration."""
-    return Run(attack, model or PixelLinear(), x, y)
+    """What parts are given, as at the first iteration; they may draw, whether they are the attack's or not."""
+    return Run(replace(attack, random_start=True), model or PixelLinear(), x, y)
 
 
 def loss_of(objective: Objective, logits: Tensor, y: Tensor, run: Run, places: Tensor | None = None) -> Tensor:

@@ -160,7 +160,7 @@ class Attack:
     @property
     def draws(self) -> bool:
         """Whether it may ask for random numbers; where not, every seed finds the same."""
-        parts = (self.objective, *self.backward, *self.gradients)
+        parts = (self.goal, self.objective, self.step, *self.backward, *self.gradients)
         return self.random_start or bool(self.transforms) or any(part.draws for part in parts)
 
     @property
@@ -248,7 +248,6 @@ class Attack:
                 adversarial = run.confined(adversarial, run.x)
                 if on_iteration is not None:
                     on_iteration(run.iteration)
-            run.check_draws()
             return Result(*run.outcome(adversarial), evaluations=run.evaluations)
 
     def _gradient(self, run: Run) -> GradientFunction:

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from segtrans.errors import ModelError, UsageError, check_number
 from segtrans.features import in_order
+from segtrans.random import MayDraw
 from segtrans.residuals import Residual, residuals
 
 if TYPE_CHECKING:
@@ -24,13 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backward(ABC):
+class Backward(MayDraw, ABC):
     """Alters how gradients flow through the surrogate while an attack runs."""
-
-    @property
-    def draws(self) -> bool:
-        """Whether it asks for random numbers."""
-        return False
 
     @abstractmethod
     def changed(self, run: Run) -> AbstractContextManager[None]:

@@ -12,13 +12,14 @@ from torch import Tensor
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_whole
 from segtrans.logits import predicted_classes
+from segtrans.random import MayDraw
 
 if TYPE_CHECKING:
     from segtrans.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal(ABC):
+class Goal(MayDraw, ABC):
     """Chooses the labels of the objective; where ``targeted``, the objective is made small instead of large."""
 
     targeted: ClassVar[bool] = True
@@ -27,7 +28,7 @@ class Goal(ABC):
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         """The labels (N, H, W), 255 = void, from those the caller gave, if any."""
 
-    def check(self, classes: int) -> None:  # noqa: B027 most goals name no class
+    def check(self, classes: int) -> None:
         """UsageError where the goal names a class that a surrogate of so many classes does not have."""
 
 

@@ -66,6 +66,16 @@ each takes as long as any: ten calls would take longer than what a transformatio
 """
 
 
+class MayDraw:
+    """A part of an attack that says whether it asks for random numbers. An attack of which none does finds the same
+    with every seed, and a run makes it once for all of them.
+    """
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+
 class Draw:
     """The random numbers of one part in one gradient evaluation, for a batch of B items.
 

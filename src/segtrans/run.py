@@ -183,7 +183,12 @@ class Run:
     def draw(self, part: int, copy: Tensor | None = None, places: Tensor | None = None) -> Draw:
         """The random numbers of part number ``part`` at this iteration, for each image or for the ones at ``places``;
         ``copy``, of the same length, tells copies of an image apart.
+
+        Raises:
+            UsageError: none of the attack's parts says that it draws.
         """
+        if not self.attack.draws:
+            raise UsageError("a part asks for random numbers, and none of the attack's says that it does in its draws")
         keys = self._keys if places is None else self._keys[places]
         copy = torch.zeros(len(keys), dtype=torch.int64, device=keys.device) if copy is None else copy
         shared = self._shared_key
@@ -369,15 +374,6 @@ class Run:
         check_logits(logits, images)
         check_classes(self.y, logits.shape[1])
         self.attack.goal.check(logits.shape[1])
-
-    def check_draws(self) -> None:
-        """UsageError if random numbers were asked for and no part says that it does: what draws none is made once for
-        all seeds.
-        """
-        if "_keys" in vars(self) and not self.attack.draws:
-            raise UsageError(
-                "a part of the attack asks for random numbers, and none says so; allowed are parts whose draws is True"
-            )
 
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""

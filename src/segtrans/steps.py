@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.errors import UsageError, check_choice, check_number, check_whole
+from segtrans.random import MayDraw
 from segtrans.threat import scaled
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ StepFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(ABC):
+class Step(MayDraw, ABC):
     """How a gradient is turned into the next point.
 
     Attributes:

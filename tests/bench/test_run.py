@@ -18,6 +18,7 @@ from segtrans.bench import work
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import SegModel
+from segtrans.report.costs import costs
 from segtrans.spec import make_config
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -37,8 +38,10 @@ def test_what_draws_no_random_numbers_is_made_once_for_all_seeds(
 ) -> None:
     told: list[dict[str, Any]] = []
     result = go(attacks=["noise", "mi"], seeds=[3, 1], on_trial=told.append)
+    assert {cost.attack: cost.images for cost in costs(result)} == {"noise": 12, "mi": 6}
+    go(attacks=["mi"], seeds=[4])
     made = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "run" / "images").glob("*/*/seed*"))
-    assert made == ["seed1", "seed3", "seed3"]
+    assert made == ["seed0", "seed1", "seed3"]
     trials = sorted((cost["attack"], cost["seed"]) for one in told for cost in one["costs"])
     assert trials == [("mi", 1), ("mi", 3), ("noise", 1), ("noise", 3)]
     for target in ("a:0", "a:1", "b:2"):

@@ -23,7 +23,7 @@ from segtrans.models import Preprocessing, SegModel
 from segtrans.spec import make_config, read_config
 
 CLASSES = 3
-UNITS = 60
+UNITS = 62
 TIMING = ("seconds", "seconds_per_image", "peak_memory")
 """What a unit costs differs from one time to the next; everything else is compared."""
 
@@ -68,7 +68,7 @@ def toy(name: str, device: str = "cpu") -> SegModel:
 
 
 def prepare(folder: Path, **changes: Any) -> Path:
-    """A folder with two images, their masks, and the configuration of a run of 60 units beside them."""
+    """A folder with two images, their masks, and the configuration of a run of 62 units beside them."""
     random = np.random.default_rng(0)
     for kind, channels in (("images", (3,)), ("masks", ())):
         (folder / "data" / kind).mkdir(parents=True)
@@ -78,7 +78,7 @@ def prepare(folder: Path, **changes: Any) -> Path:
     config: dict[str, Any] = {
         "surrogates": ["toy:0", "toy:1"],
         "targets": ["toy:1", "toy:2"],
-        "attacks": ["noise", "pgd", "di"],
+        "attacks": ["noise", "pgd", "di", "mi"],
         "seeds": list(range(10)),
         "data": f"folder:data?classes={CLASSES}",
         "iterations": 2,

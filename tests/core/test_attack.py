@@ -254,7 +254,7 @@ def test_void_is_no_class_even_of_models_with_many() -> None:
 
 
 def test_a_run_tells_parts_where_they_are() -> None:
-    run = Run(Attack(iterations=7), MODEL, X, dense(2))
+    run = Run(Attack(iterations=7, random_start=True), MODEL, X, dense(2))
     assert (run.iteration, run.iterations, run.alpha) == (0, 7, Attack(iterations=7).alpha)
     assert torch.equal(run.x, X)
     # Numbers belong to the part, the iteration and the gradient evaluation within it.

@@ -35,7 +35,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is crafted and scored, or not, as a whole: a trial on some of the images, given by their places."""
+    """What is crafted and scored, or not, as a whole: a trial on some of the images, given by their places. What draws
+    no random numbers has the seed 0 here and is a piece of the trials of all seeds.
+    """
 
     trial: Trial
     images: range
@@ -84,11 +86,9 @@ class Plan:
         return [range(first, min(first + each, count)) for first in range(0, count, each)]
 
     def units_of(self, trial: Trial) -> list[Unit]:
-        """A trial's pieces of work; what all images share is made on all of them at once, and what draws no random
-        numbers once for all seeds, with the first.
-        """
+        """A trial's pieces of work; what all images share is made on all of them at once."""
         attack = self.attacks[trial.attack]
-        made = trial if attack.draws else replace(trial, seed=self.config.seeds[0])
+        made = trial if attack.draws else replace(trial, seed=0)
         return [Unit(made, images) for images in ([range(len(self.data))] if attack.shared else self.slices)]
 
     def trials_of(self, unit: Unit) -> list[Trial]:

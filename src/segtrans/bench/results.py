@@ -217,6 +217,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
         "step_size": attack.alpha,
+        "draws": attack.draws,
         **_gradients(attack, attack.evaluations_on(1)),
     }
 

@@ -202,7 +202,8 @@ def _draw_masks(plan: Plan, done: Finished) -> None:
             if sample.label is not None:
                 plan.store.write_mask(plan.label_path(sample.name), sample.label)
             for unit, (crafted, _) in done.items():
-                if unit.trial.seed != plan.config.seeds[0] or sample.name not in crafted.header["images"]:
+                seeds = [trial.seed for trial in plan.trials_of(unit)]
+                if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:
                     continue
                 for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)):
                     path = plan.mask_path(unit, name, sample.name)

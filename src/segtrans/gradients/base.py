@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from segtrans.random import MayDraw
+
 if TYPE_CHECKING:
     from segtrans.run import Run
 
@@ -18,7 +20,7 @@ GradientFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientTransform(ABC):
+class GradientTransform(MayDraw, ABC):
     """Turns one gradient function into another; ``evaluations`` is how often it calls the inner one, and ``plain`` how
     often besides with untransformed images.
 
@@ -30,11 +32,6 @@ class GradientTransform(ABC):
 
     apart: ClassVar[bool] = False
     accumulates: ClassVar[bool] = False
-
-    @property
-    def draws(self) -> bool:
-        """Whether it asks for random numbers."""
-        return False
 
     @property
     def evaluations(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.data.base import VOID
+from segtrans.random import MayDraw
 
 if TYPE_CHECKING:
     from segtrans.attack import Attack
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
+class Objective(MayDraw, ABC):
     """Maximised by an attack; minimised where its goal is targeted.
 
     Attributes:
@@ -38,16 +39,11 @@ class Objective(ABC):
         return None
 
     @property
-    def draws(self) -> bool:
-        """Whether it asks for random numbers."""
-        return False
-
-    @property
     def preparation(self) -> int:
         """Gradient evaluations per image that :meth:`bind` spends."""
         return 0
 
-    def check(self, attack: Attack) -> None:  # noqa: B027 most objectives go with everything
+    def check(self, attack: Attack) -> None:
         """UsageError where the attack has parts that the objective does not go with, whatever it is done to."""
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:

@@ -28,7 +28,10 @@ class Cost:
 def costs(document: Document) -> list[Cost]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for unit in document["costs"]:
-        groups.setdefault((unit["attack"], unit["surrogate"]), []).append(unit)
+        found = groups.setdefault((unit["attack"], unit["surrogate"]), [])
+        # What draws nothing is made once for all seeds; runs of earlier versions made it for each.
+        if not found or document["attacks"][unit["attack"]].get("draws", True):
+            found.append(unit)
     return [
         Cost(
             attack=attack,

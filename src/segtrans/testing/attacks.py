@@ -20,9 +20,9 @@ from segtrans.worst import AnyAttack, WorstCase
 
 def check_attack(attack: AnyAttack) -> None:
     """Whether an attack, and so the parts that it is composed of, keeps the laws on tiny surrogates: budget and box,
-    no budget no change, regions, nothing of the caller's touched, no global randomness, the same result whatever the
-    batch and the chunks, void that never matters, zero gradients that are reported and NaN that harms its image alone.
-    It takes as long as some twenty calls on images of 17 × 22 pixels.
+    no budget no change, regions, nothing of the caller's touched, no global randomness, no seed that decides where
+    nothing is drawn, the same result whatever the batch and the chunks, void that never matters, zero gradients that
+    are reported and NaN that harms its image alone. It takes as long as some twenty calls on images of 17 × 22 pixels.
 
     Raises:
         AssertionError: the first law that it breaks.
