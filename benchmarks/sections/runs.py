@@ -40,7 +40,7 @@ def _scores(on: Setting, count: int, folder: Path) -> tuple[Callable[[], object]
     values |= {"size": on.size, "batch": 1, "pictures": 0, "device": on.device, "data": "photos"}
     known = {"s": on.model, **models}
     # Reading all of a model's weights for its fingerprint is once per run, however many images it has. Clean masks are
-    # there from the first time on; another seed is another unit.
+    # there from the first time on; another seed is another unit, since `pgd` draws.
     plans = iter(
         [
             bench.make_plan(make_config({**values, "seeds": [seed]}), models=known, attacks={"pgd": crafted})

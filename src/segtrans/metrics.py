@@ -22,11 +22,11 @@ _AT_ONCE = 50
 
 def confusion(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
     """Confusion counts (N, classes, classes) int64, rows = truth, per image; void pixels are left out."""
-    n = len(truth)
-    valid = truth != VOID
-    image = torch.arange(n, device=truth.device).view(-1, *[1] * (truth.ndim - 1)).expand_as(truth)
-    cell = (image * classes + truth) * classes + prediction
-    return torch.bincount(cell[valid], minlength=n * classes * classes).view(n, classes, classes)
+    n, cells = len(truth), classes * classes
+    first = torch.arange(0, n * cells, cells, device=truth.device).view(-1, *[1] * (truth.ndim - 1))
+    # Void has a cell of its own, the last, which takes a third of the time that leaving its pixels out would.
+    cell = (truth * classes + prediction + first).masked_fill_(truth == VOID, n * cells)
+    return torch.bincount(cell.flatten(), minlength=n * cells + 1)[:-1].view(n, classes, classes)
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,11 @@ class Counts:
     @classmethod
     def of(cls, truth: Tensor, clean: Tensor, attacked: Tensor, classes: int) -> "Counts":
         """Counts, on the CPU, of labels and predictions (N, H, W) on any device; 255 is void in ``truth``."""
-        valid = truth != VOID
-        right, changed = (clean == truth) & valid, (clean != attacked) & valid
+        changed = (clean != attacked) & (truth != VOID)
         return cls(
             clean=confusion(truth, clean, classes).cpu(),
             attacked=confusion(truth, attacked, classes).cpu(),
-            flipped=(right & changed).sum((1, 2)).cpu(),
+            flipped=((clean == truth) & changed).sum((1, 2)).cpu(),
             changed=changed.sum((1, 2)).cpu(),
         )
 
