@@ -60,6 +60,23 @@ def test_a_missing_split_is_named(tmp_path: Path):
         load_data(f"{TREES['cityscapes'](tmp_path)}?split=tset")
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("2007_000000\n2007_999999\n", "names '2007_999999'; data set 'voc' has no such image"),
+        ("2007_000000\n2007_000000\n", "data set 'voc' has two images named '2007_000000'"),
+        ("\n", "names no image"),
+    ],
+)
+def test_names_that_are_not_there_are_named(tmp_path: Path, lines: str, message: str):
+    file = tmp_path / "names.txt"
+    file.write_text(lines)
+    with pytest.raises(DataError, match=re.escape(message)):
+        load_data(f"{TREES['voc'](tmp_path)}?names={file}")
+    with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
+        load_data(f"{TREES['voc'](tmp_path / 'again')}?names={tmp_path}/nowhere.txt")
+
+
 def test_the_home_folder_and_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     photo(tmp_path / "a + b%20:c" / "x.png")

@@ -28,6 +28,14 @@ def test_names_are_unique_and_say_something(data: Dataset):
     assert all(name and "/" not in name for name in names)
 
 
+@pytest.mark.parametrize("source", sorted(READERS))
+def test_a_file_may_name_the_images(source: str, tmp_path: Path):
+    spec, file = TREES[source](tmp_path), tmp_path / "names.txt"
+    first, *_, last = load_data(spec).items
+    file.write_text(f"{last.name}\n\n{first.name}\n")
+    assert load_data(f"{spec}{'&' if '?' in spec else '?'}names={file}").items == (last, first)
+
+
 def test_images_are_rgb_bytes(data: Dataset):
     for sample in data:
         assert sample.image.dtype == np.uint8

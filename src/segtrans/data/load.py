@@ -1,19 +1,20 @@
 """Data sets by name: ``voc:PATH?split=train`` and the like."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from segtrans.data.ade20k import ade20k
-from segtrans.data.base import Dataset
+from segtrans.data.base import Dataset, listed
 from segtrans.data.camvid import camvid
 from segtrans.data.cityscapes import cityscapes
 from segtrans.data.folder import folder
 from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
-from segtrans.errors import UsageError, unknown
+from segtrans.errors import DataError, UsageError, unknown
 from segtrans.plugins import Names, spelled_options
 
 READERS: Names[Callable[..., Dataset]] = Names(
@@ -45,11 +46,13 @@ def load_data(spec: str) -> Dataset:
     ``photos``                six photographs that need no download; ``side=288``
     ========================  ==============================================================
 
+    With ``names=FILE`` it has only the images that a text file names, one per line, in the order of these lines.
+
     Paths are taken literally, apart from a leading ``~``; one that contains ``?`` or ``&`` cannot be spelled here.
 
     Raises:
         UsageError: an unknown source or option, or a value of the wrong type.
-        DataError: the folder does not hold what its source expects.
+        DataError: the folder does not hold what its source expects, or what ``names`` says.
     """
     head, _, query = spec.partition("?")
     source, _, path = head.partition(":")
@@ -65,14 +68,27 @@ def load_data(spec: str) -> Dataset:
     elif path:
         raise UsageError(f"data set {source!r} takes no path, got {path!r}")
     values: dict[str, Any] = {}
-    for key, text in spelled_options(query, f"data set {source!r}").items():
+    spelled = spelled_options(query, f"data set {source!r}")
+    names = spelled.pop("names", None)
+    for key, text in spelled.items():
         if key not in options:
-            raise unknown(f"option of data set {source!r}", key, options)
+            raise unknown(f"option of data set {source!r}", key, [*options, "names"])
         values[key] = _typed(source, options[key], text)
     data = read(*roots, **values)
     if not isinstance(cast(Any, data), Dataset):
         raise UsageError(f"the reader of data set {source!r} made a {type(data).__name__}; expected a Dataset")
-    return data
+    return data if names is None else _named(data, Path(names).expanduser())
+
+
+def _named(data: Dataset, file: Path) -> Dataset:
+    """Of a data set the images that a file names."""
+    items = {item.name: item for item in data.items}
+    names = listed(file)
+    if not names:
+        raise DataError(f"{file} names no image")
+    if lacking := [name for name in names if name not in items]:
+        raise DataError(f"{file} names {lacking[0]!r}; data set {data.name!r} has no such image")
+    return replace(data, items=tuple(items[name] for name in names))
 
 
 def _typed(source: str, option: Parameter, text: str) -> str | int | Path:
