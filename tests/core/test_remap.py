@@ -29,6 +29,7 @@ def remapped(part: Remap, x: Tensor, y: Tensor, numbers: Draw) -> list[tuple[Ten
     n = max(grids)
     choice = numbers.integers(torch.full((len(x),), len(grids)))
     weights = [numbers.uniform(n, low=1, high=2) for _ in "rc"]
+    kept = numbers.chance(part.keep, n, n) if part.keep else torch.zeros(len(x), n, n)
     order, scale = numbers.uniform(n * n), numbers.uniform(n, n, low=part.window[0], high=part.window[1])
     centres, mirrored = [], []
     for mirrors in (part.flip == "both", part.flip != "none"):
@@ -41,13 +42,15 @@ def remapped(part: Remap, x: Tensor, y: Tensor, numbers: Draw) -> list[tuple[Ten
             axis_by_hand(side, [1.0] * grid if part.cuts == "even" else of_axis[i, :grid].tolist())
             for side, of_axis in zip(y.shape[1:], weights, strict=True)
         ]
-        # Regions in use, named by row and column, in the order of their random numbers.
-        used = list(product(range(grid), repeat=2))
+        # Regions that move, named by row and column, in the order of their random numbers.
+        used = [region for region in product(range(grid), repeat=2) if not kept[i, *region]]
         permuted = sorted(used, key=lambda region: float(order[i, region[0] * n + region[1]]))
         origin = dict(zip(used, permuted, strict=True))
 
         def source(*pixel: int) -> tuple[float, ...]:
             region = tuple(next(k for k in range(grid) if p < cuts[d][k][1]) for d, p in enumerate(pixel))
+            if region not in origin:
+                return pixel
             factor = float(scale[i, *region]) * grid
             places = []
             for d, size in enumerate(y.shape[1:]):
@@ -75,6 +78,7 @@ def remapped(part: Remap, x: Tensor, y: Tensor, numbers: Draw) -> list[tuple[Ten
         Remap(grid=1, window=(0.4, 1.0)),
         Remap(grid=2, cuts="even", window=(0.3, 0.5), flip="both"),
         Remap(grid=(2, 3), window=(0.2, 1.5), flip="none"),
+        Remap(grid=(1, 2, 3), keep=0.4, flip="both"),
     ],
     ids=repr,
 )
@@ -111,6 +115,19 @@ def test_remap_leaves_images_as_they_are_with_a_probability() -> None:
     assert torch.equal(image[~kept], always[~kept])
     assert torch.equal(label, torch.where(kept[:, None, None], y, moved))
     assert torch.equal(Remap(probability=0)(x, y, draw(200))[0], x)
+
+
+@pytest.mark.parametrize("grid", [1, 3])
+def test_remap_keeps_regions_in_their_place(grid: int) -> None:
+    x, y = images(100, (9, 15)), labels(100, (9, 15), block=3)
+    image, label = Remap(grid=grid, cuts="even", keep=0.4)(x, y, draw(100))
+    same = (image == x).all(1).unflatten(1, (grid, -1)).unflatten(3, (grid, -1)).all(4).all(2)
+    assert same.double().mean() == pytest.approx(0.4, abs=0.1)
+    whole = same.repeat_interleave(9 // grid, 1).repeat_interleave(15 // grid, 2)
+    assert torch.equal(label[whole], y[whole])
+    image, label = Remap(grid=grid, keep=1)(x, y, draw(100))
+    assert torch.equal(image, x)
+    assert torch.equal(label, y)
 
 
 def test_remap_reaches_every_corner() -> None:

@@ -19,7 +19,8 @@ class Remap(Transform):
     reconstruction of SegTrans (Song et al., arXiv 2510.08922), of which only the abstract is public.
 
     Which region is refilled from which is a random permutation, so that one gradient reaches all of the image: a window
-    is centred on a random point of the region it comes from, then moved inside the image.
+    is centred on a random point of the region it comes from, then moved inside the image. Regions that keep what they
+    show stay out of the permutation.
 
     Attributes:
         grid: regions per side; of several numbers each image draws one.
@@ -27,6 +28,7 @@ class Remap(Transform):
         window: bounds of a window's side as a share of the image's side, drawn uniformly, where its region has average
             size; windows of larger regions are larger in proportion.
         flip: which axes are mirrored, each with probability one half: ``"none"``, ``"horizontal"`` or ``"both"``.
+        keep: how often a region keeps what it shows, in its place.
         probability: how often an image is remapped at all; otherwise it stays as it is.
     """
 
@@ -34,6 +36,7 @@ class Remap(Transform):
     cuts: Literal["random", "even"] = "random"
     window: tuple[float, float] = (0.5, 1.0)
     flip: Literal["none", "horizontal", "both"] = "horizontal"
+    keep: float = 0.0
     probability: float = 1.0
 
     def __post_init__(self) -> None:
@@ -45,6 +48,7 @@ class Remap(Transform):
         check_range("Remap window", self.window)
         check_choice("Remap cuts", self.cuts, ("random", "even"))
         check_choice("Remap flip", self.flip, ("none", "horizontal", "both"))
+        check_number("Remap keep", self.keep, 0, 1)
         check_number("Remap probability", self.probability, 0, 1)
 
     @property
@@ -58,10 +62,13 @@ class Remap(Transform):
         grid = choices[draw.integers(choices.new_full((len(draw),), len(choices)))]
         most, (height, width) = max(self._grids), x.shape[-2:]
         tops, lefts = self._edges(height, grid, draw), self._edges(width, grid, draw)
-        origin = _permutation(grid, most, draw)
+        inside = torch.arange(most, device=x.device) < grid[:, None]
+        used = inside[:, :, None] & inside[:, None]
+        kept = draw.chance(self.keep, most, most) if self.keep else torch.zeros_like(used)
+        origin = _permutation(used & ~kept, draw)
         scale = draw.uniform(most, most, low=self.window[0], high=self.window[1]) * grid.view(-1, 1, 1)
-        row = _sources(tops, origin // most, scale, height, draw, mirrored=self.flip == "both")
-        col = _sources(lefts, (origin % most).mT, scale.mT, width, draw, mirrored=self.flip != "none").mT
+        row = _sources(tops, origin // most, scale, kept, height, draw, mirrored=self.flip == "both")
+        col = _sources(lefts, (origin % most).mT, scale.mT, kept.mT, width, draw, mirrored=self.flip != "none").mT
         rows = row.gather(2, _region_of(lefts, width)[:, None].expand(-1, height, -1))
         cols = col.gather(1, _region_of(tops, height)[:, :, None].expand(-1, -1, width))
         if self.probability < 1:
@@ -82,19 +89,20 @@ class Remap(Transform):
         return torch.cat([zero, (share[:, :-1] * size).round().clamp(0, size), zero + size], 1)
 
 
-def _permutation(grid: Tensor, most: int, draw: Draw) -> Tensor:
-    """For every region (B, most, most) the number, row by row, of the one it is refilled from."""
-    inside = torch.arange(most, device=grid.device) < grid[:, None]
-    used = (inside[:, :, None] & inside[:, None, :]).flatten(1)
-    order = draw.uniform(most * most).where(used, 2).argsort(1)
-    # The k-th of the regions in use takes the k-th number of a random order of them.
-    return order.gather(1, (used.cumsum(1) - 1).clamp_min(0)).unflatten(1, (most, most))
+def _permutation(moved: Tensor, draw: Draw) -> Tensor:
+    """Of regions (B, rows, columns) the number, row by row, of the one that each that moves is refilled from."""
+    flat = moved.flatten(1)
+    order = draw.uniform(flat.shape[1]).where(flat, 2).argsort(1)
+    # The k-th of the regions that move takes the k-th number of a random order of them.
+    return order.gather(1, (flat.cumsum(1) - 1).clamp_min(0)).view(moved.shape)
 
 
-def _sources(edges: Tensor, origin: Tensor, scale: Tensor, size: int, draw: Draw, *, mirrored: bool) -> Tensor:
+def _sources(
+    edges: Tensor, origin: Tensor, scale: Tensor, kept: Tensor, size: int, draw: Draw, *, mirrored: bool
+) -> Tensor:
     """What positions along one axis are read from, (B, size, most): it depends on the region across, too.
 
-    ``origin`` and ``scale`` are of regions (B, most along the axis, most across).
+    ``origin``, ``scale`` and ``kept`` are of regions (B, most along the axis, most across).
     """
     most = scale.shape[1]
     sides = edges.diff(dim=1)
@@ -109,10 +117,12 @@ def _sources(edges: Tensor, origin: Tensor, scale: Tensor, size: int, draw: Draw
         return of_region.gather(1, region[:, :, None].expand(-1, -1, most))
 
     begin, side = (values.gather(1, region)[:, :, None] for values in (edges, sides))
-    at = positions(size, edges).view(1, -1, 1) - begin + 0.5
+    here = positions(size, edges).view(1, -1, 1)
+    at = here - begin + 0.5
     at = torch.where(along(flipped), side - at, at)
     window = along(window)
-    return along(start) + (at * (window / side) - 0.5).clamp_min(0).minimum(window - 1)
+    there = along(start) + (at * (window / side) - 0.5).clamp_min(0).minimum(window - 1)
+    return torch.where(along(kept), here, there)
 
 
 def _region_of(edges: Tensor, size: int) -> Tensor:
