@@ -125,6 +125,7 @@ class Run:
         self._adjustments: dict[int, Tensor] = {}
         self._first = 0  # of the items in hand, over all copies of all images
         self._pixels = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+        self._tracked = torch.zeros(len(x), 2, dtype=x.dtype, device=x.device)
         self.norm_weight = 1 / (self.y != VOID).sum((1, 2)).clamp_min(1).to(x.dtype)
         self._loss = attack.objective.bind(self)
 
@@ -135,6 +136,14 @@ class Run:
         """
         left, valid = self._pixels.unbind(1)
         return left / valid.clamp_min(1)
+
+    @property
+    def tracked(self) -> Tensor:
+        """(N,) how far the attack had come at the last gradient, as :meth:`Objective.tracked` has it, the larger the
+        further. Found for steps that ask for it.
+        """
+        total, views = self._tracked.unbind(1)
+        return (-total if self.targeted else total) / views.clamp_min(1)
 
     @cached_property
     def _keys(self) -> Tensor:
@@ -227,7 +236,7 @@ class Run:
         """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies."""
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        self._pixels = torch.zeros_like(self._pixels)
+        self._pixels, self._tracked = torch.zeros_like(self._pixels), torch.zeros_like(self._tracked)
         self.losses, total = self._swept(z, differentiate=True)
         # NaN logits under void leave the loss finite, but not the gradient. Its largest value tells in one pass.
         largest = total.abs().flatten(1).amax(1)
@@ -317,6 +326,10 @@ class Run:
             valid = view.labels != VOID
             counts = torch.stack([unfinished(view, self) & valid, valid], 1).flatten(2).sum(2)
             self._pixels.index_add_(0, places, counts)
+        if self.attack.step.uses_tracked:
+            with torch.no_grad():
+                value = self.attack.objective.tracked(view)
+            self._tracked.index_add_(0, places, torch.stack([value, torch.ones_like(value)], 1))
         return loss
 
     def _view(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> View:

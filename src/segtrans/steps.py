@@ -40,6 +40,11 @@ class Step(MayDraw, ABC):
         """Whether :attr:`Run.remaining` is looked at."""
         return False
 
+    @property
+    def uses_tracked(self) -> bool:
+        """Whether :attr:`Run.tracked` is looked at."""
+        return False
+
     @abstractmethod
     def bind(self, run: Run) -> StepFunction:
         """The rule, with fresh state for one attack call; what it returns at the last iteration is inside budget and
@@ -211,7 +216,8 @@ class Adaptive(Step):
             begins at the best point of the one before, projected; ((0.3, 2), (0.3, 1.5), (0.4, 1)) is SEA's schedule.
         judge: what a stage leaves to the next, and the last one returns: the point of the highest ``"objective"``, or
             as in SEA's code that of the lowest ``"accuracy"`` (with a target, the fewest pixels elsewhere), since an
-            objective of unfinished pixels falls as they are finished. Steps are halved by the objective in any case.
+            objective of unfinished pixels falls as they are finished. Steps are then halved, and begun anew from the
+            best point, not by the objective either but by what it is tracked by (:meth:`Objective.tracked`).
     """
 
     momentum: float = 0.75
@@ -232,6 +238,10 @@ class Adaptive(Step):
 
     @property
     def uses_remaining(self) -> bool:
+        return self.judge == "accuracy"
+
+    @property
+    def uses_tracked(self) -> bool:
         return self.judge == "accuracy"
 
     def bind(self, run: Run) -> StepFunction:
@@ -269,8 +279,9 @@ class _Search:
 
     def look(self, point: Tensor, gradient: Tensor) -> None:
         """Takes in the gradient and the objective at ``point``, and halves steps where that is due."""
-        loss = self.run.losses.view(-1, 1, 1, 1)
-        merit = loss if self.rule.judge == "objective" else -self.run.remaining.view(-1, 1, 1, 1)
+        by_objective = self.rule.judge == "objective"
+        loss = (self.run.losses if by_objective else self.run.tracked).view(-1, 1, 1, 1)
+        merit = loss if by_objective else -self.run.remaining.view(-1, 1, 1, 1)
         if self.looks == 0:
             self.found, self.merit = point, merit
             self.best, self.best_gradient, self.highest = point, gradient, loss

@@ -11,6 +11,7 @@ from torch import Tensor
 from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
 from segtrans.errors import UsageError
+from segtrans.objectives import CrossEntropy, MaskedCrossEntropy, Objective, Spherical
 from segtrans.run import Run
 from segtrans.steps import Adam, Adaptive, Damped, Patchwise, Proportional, Steepest, Step
 from segtrans.threat import L2, LInf, Threat
@@ -22,6 +23,7 @@ X, Y = images(3, SIZE), labels(3, SIZE, block=3)
 INSIDE = 0.4 + 0.2 * X
 EPS = 8 / 256
 MODEL = Context()
+CROSS_ENTROPY = CrossEntropy()
 
 
 def noise(seed: int) -> Tensor:
@@ -204,14 +206,30 @@ def ball(x: Tensor, eps: float, norm: str) -> Callable[[Tensor], Tensor]:
     return project
 
 
-def search(x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str, count: int, rho: float) -> tuple[Tensor, int]:
-    """Auto-PGD on one image with ``count`` evaluations, in plain numbers; also how often the step was halved."""
-    run = run_of(Attack(), x[None], y[None], MODEL)
+def search(
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    eps: float,
+    norm: str,
+    count: int,
+    rho: float,
+    *,
+    objective: Objective = CROSS_ENTROPY,
+    track: Callable[[Tensor, Tensor], float] | None = None,
+) -> tuple[Tensor, int]:
+    """Auto-PGD on one image with ``count`` evaluations, in plain numbers, that goes by its objective, or by what it is
+    tracked by and then returns the first point of the fewest right pixels; also how often the step was halved.
+    """
+    run = run_of(Attack(objective=objective), x[None], y[None], MODEL)
     project, steps = ball(x, eps, norm), count - 1
+    visited: list[tuple[int, Tensor]] = []
 
     def evaluate(z: Tensor) -> tuple[float, Tensor]:
-        g = run.gradient(z[None])[0]
-        return float(run.losses), g.sign() if norm == "L-inf" else g / g.norm()
+        g, logits = run.gradient(z[None])[0], MODEL(z[None])[0].detach()
+        visited.append((int(((logits.argmax(0) == y) & (y != 255)).sum()), z))
+        f = track(logits, y) if track else float(run.losses)
+        return f, g.sign() if norm == "L-inf" else g / g.norm()
 
     f, d = evaluate(start)
     now = before = best = start
@@ -237,7 +255,7 @@ def search(x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str, count: in
                 size, now, d, total = size / 2, best, best_d, total + 1
     if steps == 0:
         best = project(now + size * d)
-    return best, total
+    return min(visited, key=lambda point: point[0])[1] if track else best, total
 
 
 @pytest.mark.parametrize("threat", [LInf("20/255"), L2(1.5)], ids=repr)
@@ -250,6 +268,32 @@ def test_adaptive_steps_are_those_of_auto_pgd(threat: Threat, iterations: int, r
         assert torch.allclose(image, expected, rtol=0, atol=1e-9)
         halvings.append(count)
     assert iterations < 40 or (min(halvings) > 1 and len(set(halvings)) > 1), "images differ in their steps"
+
+
+def entropy(logits: Tensor, y: Tensor) -> float:
+    return float(torch.nn.functional.cross_entropy(logits[None], y[None], ignore_index=255))
+
+
+def angle(logits: Tensor, y: Tensor) -> float:
+    valid = y != 255
+    unit = logits / logits.norm(dim=0)
+    return -float(unit.gather(0, y.where(valid, 0)[None])[0][valid].mean())
+
+
+@pytest.mark.parametrize(("objective", "track"), [(MaskedCrossEntropy(), entropy), (Spherical(), angle)], ids=repr)
+def test_what_accuracy_judges_is_tracked_by_all_pixels(
+    objective: Objective, track: Callable[[Tensor, Tensor], float]
+) -> None:
+    threat, halvings = LInf("20/255"), 0
+    attack = Attack(threat=threat, objective=objective, step=Adaptive(judge="accuracy"), iterations=40)
+    found = attack(MODEL, X, Y)
+    for image, x, y in zip(found, X, Y, strict=True):
+        expected, count = search(x, y, x, threat.radius, threat.norm, 40, 0.75, objective=objective, track=track)
+        assert torch.allclose(image, expected, rtol=0, atol=1e-9)
+        halvings += count
+    by_loss = replace(attack, step=Adaptive())(MODEL, X, Y)
+    assert halvings > 1
+    assert not torch.allclose(by_loss, found, rtol=0, atol=1e-3)
 
 
 STAGES = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))

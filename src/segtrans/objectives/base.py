@@ -56,6 +56,12 @@ class Objective(MayDraw, ABC):
     def __call__(self, view: View, run: Run) -> Tensor:
         """Loss per item of the view, (B,)."""
 
+    def tracked(self, view: View) -> Tensor:
+        """What tells how far the attack has come, per item of the view, (B,): the cross-entropy of all valid pixels,
+        since a loss of unfinished pixels falls as they are finished.
+        """
+        return valid_mean(pixel_losses(view.logits, view.labels), view.labels)
+
 
 def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of every pixel, (B, H, W); zero where void."""

@@ -73,6 +73,10 @@ class Spherical(Objective):
     def __call__(self, view: View, run: Run) -> Tensor:
         return valid_mean(-cosine(view.logits, view.labels) * unfinished(view, run), view.labels)
 
+    def tracked(self, view: View) -> Tensor:
+        """The same of all valid pixels, (B,)."""
+        return valid_mean(-cosine(view.logits, view.labels), view.labels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Margin(Objective):
