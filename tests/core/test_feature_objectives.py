@@ -216,10 +216,10 @@ def test_dispersion_by_hand() -> None:
     for image in range(2):
         below = above = 0.0
         for i, j in small_labels(image):
-            vector = FOUND[image, :, i, j].tolist()
-            mean = sum(vector) / len(vector)
-            below += sum(v * v for v in vector if v < mean)
-            above += sum(v * v for v in vector if v >= mean)
+            vector, clean = FOUND[image, :, i, j].tolist(), CLEAN[image, :, i, j].tolist()
+            mean = sum(clean) / len(clean)
+            below += sum(v * v for v, c in zip(vector, clean, strict=True) if c < mean)
+            above += sum(v * v for v, c in zip(vector, clean, strict=True) if c >= mean)
         expected.append(math.log(math.sqrt(below)) - math.log(math.sqrt(above)))
     objective = Dispersion()
     assert torch.allclose(objective(view_of(FOUND), at(objective)), torch.tensor(expected, dtype=torch.float64))

@@ -26,6 +26,8 @@ class FeatureObjective(Objective):
 
     Attributes:
         layer: a module's name, or a share of the depth from 0 to 1, as :func:`segtrans.features.find_layer` takes it.
+            One share for every objective and network; papers name a layer of each network, FIA's and NAA's code earlier
+            ones.
         knows_targets: whether it is of use where the attack leads towards its labels.
     """
 
@@ -62,16 +64,17 @@ def feature_labels(view: View) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Dispersion(FeatureObjective):
-    """Log of the length of the features below their position's mean over channels, minus that of those above: what
-    supports the prediction shrinks, what was suppressed grows (FDA, Ganeshan et al., ICCV 2019, arXiv 1909.04385, who
-    sum this over many layers).
+    """Log of the length of those features that on the clean image are below their position's mean over channels, minus
+    that of the others: what supports the prediction shrinks, what was suppressed grows (FDA, Ganeshan et al., ICCV
+    2019, arXiv 1909.04385, who sum this over many layers, and whose code begins at a random point).
     """
 
+    uses_clean: ClassVar[bool] = True
     knows_targets: ClassVar[bool] = False
 
     def __call__(self, view: View, run: Run) -> Tensor:
         features, valid = view.features, (feature_labels(view) != VOID)[:, None]
-        above = features.detach() >= features.detach().mean(1, keepdim=True)
+        above = view.clean.features >= view.clean.features.mean(1, keepdim=True)
 
         def log_length(which: Tensor) -> Tensor:
             # ReLU leaves nothing below the mean but zeros; the addend keeps their logarithm finite.
