@@ -116,11 +116,12 @@ LINEAR_ABOVE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.SiLU, 
 @dataclass(frozen=True, kw_only=True)
 class LinearBackward(Backward):
     """Activations of the ReLU family hand gradients on as if they were the identity (LinBP, Guo et al., NeurIPS 2020,
-    arXiv 2012.03528; without the rescaling of residual branches that their ResNets get).
+    arXiv 2012.03528; without the rescaling of residual branches that their ResNets get, and with the activation after a
+    residual sum, which theirs leave as it is).
 
     Attributes:
         start: from which share of the activations on, in the order in which they run; 1 changes none. The authors name
-            a layer of each network instead, in ResNet-50 the first block of the third stage, which is about half-way.
+            a layer of each network instead, in ResNet-50 a block early in the third stage, which is about half-way.
     """
 
     start: float = 0.5

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Universal(Step):
     """A single perturbation for the whole batch, moved along the sum of all images' gradients (Metzen et al., ICCV
-    2017, arXiv 1704.05712, without that paper's weights of the loss).
+    2017, arXiv 1704.05712, who weigh the loss and lead towards targets, as ``universal`` of the catalogue does not).
 
     An image's result therefore depends on the batch it is in. A random start counts for the first gradient alone; the
     perturbation begins at zero. Images whose gradient is NaN or infinite have no say.

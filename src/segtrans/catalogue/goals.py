@@ -28,7 +28,7 @@ ENTRIES = (
     ),
     Entry(
         name="all-as", attack=compose(AllAs(), UnsureCrossEntropy()),
-        title="everything as class 0, or that of an allas(index=…) added",
+        title="everything as class 0, or that of an allas(index=…) added, image by image",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="targeted", provenance="paper",
     ),
 )  # fmt: skip

@@ -76,7 +76,7 @@ ENTRIES = (
     Entry(
         name="su",
         attack=compose(CopySimilarity(), Crop(area=(0.1, 0.1), whole_first=True, beneath=True, copies=2), MI),
-        title="self-universality: one perturbation for the image and a crop of it, here untargeted, with momentum",
+        title="self-universality: one perturbation for image and crop, untargeted, without DI and TI, with momentum",
         paper="arXiv:2209.03716", venue="CVPR 2023", family="input", provenance="code",
     ),
     Entry(

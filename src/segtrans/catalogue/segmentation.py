@@ -27,7 +27,8 @@ from segtrans.transforms import Remap, Rescale, Resize
 from segtrans.universal import Universal
 from segtrans.worst import WorstCase
 
-# SEA's code begins SegPGD's weights anew with every stage; here they go on.
+# SEA's code begins SegPGD's weights anew with every stage, and at a random point of the first and largest ball; here
+# weights go on, and it begins within the budget.
 SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
 PDPGD = Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False)
 SEGTRANS = (SegPGD(temperature=2, balance=0.5), Grey(), Smooth(size=5), MI)
@@ -76,7 +77,7 @@ ENTRIES = (
     ),
     Entry(
         name="sea", attack=WorstCase(attacks=tuple(compose(SEA, objective) for objective in SEA_OBJECTIVES)),
-        title="SEA: image by image the worst of four losses, each by Auto-PGD within shrinking radii",
+        title="SEA: image by image the worst of four losses, each by Auto-PGD in shrinking balls, begun in the last",
         paper="arXiv:2306.12941", venue="ECCV 2024", family="segmentation", provenance="code",
     ),
     Entry(
@@ -128,12 +129,12 @@ ENTRIES = (
     ),
     Entry(
         name="patch", attack=compose(LInf(1), Patch(), AdaptiveCrossEntropy(), Resize(copies=4, probability=1.0), MI),
-        title="patch of free pixels, in expectation over sizes and places",
+        title="patch of free pixels of each image, in expectation over sizes and places",
         paper="arXiv:2201.01850", venue="TNNLS 2023", family="segmentation", provenance="paper",
     ),
     Entry(
         name="universal", attack=compose(Universal()),
-        title="one perturbation for the whole batch",
+        title="one perturbation for the whole batch, here untargeted",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     Entry(

@@ -132,7 +132,8 @@ class MaskedCrossEntropy(Objective):
 class AdaptiveCrossEntropy(Objective):
     """Cross-entropy in which pixels still classified correctly have weight γ and the others 1-γ, where γ is the share
     of the valid pixels that are still correct: the fewer are left, the less they have to say (the patch attack of Nesti
-    et al., WACV 2022, arXiv 2108.06179). Towards a target, of the pixels not there yet.
+    et al., WACV 2022, arXiv 2108.06179, whose code gives the gradients of the two sums the same length before it weighs
+    them, and asks patches to be smooth and printable). Towards a target, of the pixels not there yet.
     """
 
     def __call__(self, view: View, run: Run) -> Tensor:
@@ -258,8 +259,9 @@ class RegionWeighted(Objective):
     10.1609/aaai.v39i10.33122).
 
     Towards a target, right means not there yet. The authors' code counts t from 0, looks at the random start instead of
-    the clean image, and keeps a pixel on the boundary once it has changed; here it leaves when it changes back, since
-    the clean image and the present one are all that is looked at, in whatever view.
+    the clean image, keeps a pixel on the boundary once it has changed, and leaves out those that were wrong and have
+    become right; here pixels enter whichever way they change, and leave when they change back, since the clean image
+    and the present one are all that is looked at, in whatever view.
     """
 
     uses_clean: ClassVar[bool] = True

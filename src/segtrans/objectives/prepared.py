@@ -57,8 +57,8 @@ class _Weighted(PreparedObjective):
     """What feature importance and attribution share.
 
     Attributes:
-        of: whose gradient weighs the features: ``"logit"`` is the mean logit of the valid pixels' labels, as in the
-            papers; ``"cross-entropy"`` their mean cross-entropy.
+        of: whose gradient weighs the features: ``"logit"`` is the mean logit of the valid pixels' labels, as in FIA's
+            code (NAA's takes the probability); ``"cross-entropy"`` their mean cross-entropy.
         samples: gradients that the weights are the mean of.
     """
 

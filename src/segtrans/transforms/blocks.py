@@ -100,7 +100,8 @@ _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 @dataclass(frozen=True, kw_only=True)
 class Structure(Transform):
     """Cuts the image into blocks at random places and gives each block, where it stands, one random operation
-    (structure invariant attack, SIA, Wang et al., ICCV 2023, arXiv 2309.14700).
+    (structure invariant attack, SIA, Wang et al., ICCV 2023, arXiv 2309.14700; of the ten operations of the authors'
+    code the seven that TransferAttack has, without resizing, a low pass and dropped channels).
 
     Attributes:
         blocks: blocks per side; fewer where the image has fewer pixels.

@@ -53,7 +53,7 @@ class Resize(Transform):
 @dataclass(frozen=True, kw_only=True)
 class Rescale(Transform):
     """Shows the surrogate the whole image at another resolution, drawn anew at every iteration (dynamic scaling,
-    Gu et al., arXiv 2111.11368; the paper's range is not public, ours is log-symmetric).
+    Gu et al., arXiv 2111.11368; the paper's range was not at hand, ours is log-symmetric).
 
     The factor is one number per iteration for all images, since a batch has one size.
     """
