@@ -136,7 +136,7 @@ def test_a_capitalised_name_means_the_part_alone() -> None:
         ("mi + momentum(decay=0.5)", "momentum(decay=0.5)"),
         (
             "segtrans + vmi",
-            "SegPGD(temperature=2, balance=0.5) + remap + grey + smooth(size=5) + variance + mi",
+            "SegPGD(temperature=2, balance=0.5) + remap(keep=0.25) + grey + smooth(size=5) + variance + mi",
         ),
         ("fspgd + remap + vmi", "pgd(iterations=20) + featuresimilarity + remap + variance + momentum"),
     ],

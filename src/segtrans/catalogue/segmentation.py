@@ -138,17 +138,17 @@ ENTRIES = (
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     Entry(
-        name="segtrans", attack=compose(*SEGTRANS, Remap()),
+        name="segtrans", attack=compose(*SEGTRANS, Remap(keep=0.25)),
         title="SegTrans, our reconstruction from its abstract",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
     Entry(
-        name="segtrans-k5", attack=compose(*SEGTRANS, Remap(copies=5)),
+        name="segtrans-k5", attack=compose(*SEGTRANS, Remap(keep=0.25, copies=5)),
         title="SegTrans, our reconstruction from its abstract, with five copies per gradient",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
     Entry(
-        name="segtrans-k20", attack=compose(*SEGTRANS, Remap(copies=20)),
+        name="segtrans-k20", attack=compose(*SEGTRANS, Remap(keep=0.25, copies=20)),
         title="SegTrans, our reconstruction from its abstract, with twenty copies per gradient",
         paper="arXiv:2510.08922", venue="IEEE TMM 2025", family="segmentation", provenance="reconstruction",
     ),
