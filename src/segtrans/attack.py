@@ -118,7 +118,7 @@ class Attack:
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
             raise UsageError(f"{' and '.join(apart)} ask an ensemble's members one by one; allowed is one such part")
         check_choice("precision", self.precision, ("float32", "bfloat16"))
-        if self.step.uses_remaining and not self.objective.uses_logits:
+        if (self.step.uses_remaining or self.step.uses_tracked) and not self.objective.uses_logits:
             step, objective = type(self.step).__name__, type(self.objective).__name__
             raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")
 

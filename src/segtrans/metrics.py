@@ -21,7 +21,9 @@ _AT_ONCE = 50
 
 
 def confusion(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
-    """Confusion counts (N, classes, classes) int64, rows = truth, per image; void pixels are left out."""
+    """Confusion counts (N, classes, classes) int64, rows = truth, per image, of class ids and predictions below
+    ``classes``, int64; pixels that are void, 255 in ``truth``, are left out.
+    """
     n, cells = len(truth), classes * classes
     first = torch.arange(0, n * cells, cells, device=truth.device).view(-1, *[1] * (truth.ndim - 1))
     # Void has a cell of its own, the last, which takes a third of the time that leaving its pixels out would.

@@ -71,6 +71,8 @@ class Run:
         weights: (N, M) how much the objective of each of the M members of an ensemble counts; None leaves that to the
             ensemble.
         losses: (N,) what the objective was at the last gradient.
+        tracked: (N,) how far the attack had come by then, the larger the further: the same, or for steps that ask for
+            it what the objective is tracked by.
         norm_weight: (N,) how much the perturbation's norm weighs against the objective, for steps that keep it small;
             one pixel's share of a mean over pixels, unless the objective says otherwise.
         shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
@@ -113,6 +115,7 @@ class Run:
         self._finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self._alive = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.losses = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        self.tracked = self.losses
         if y is not None:
             check_labels(y, x)
         self.y = attack.goal.labels(self, y)
@@ -125,7 +128,6 @@ class Run:
         self._adjustments: dict[int, Tensor] = {}
         self._first = 0  # of the items in hand, over all copies of all images
         self._pixels = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
-        self._tracked = torch.zeros(len(x), 2, dtype=x.dtype, device=x.device)
         self.norm_weight = 1 / (self.y != VOID).sum((1, 2)).clamp_min(1).to(x.dtype)
         self._loss = attack.objective.bind(self)
 
@@ -136,14 +138,6 @@ class Run:
         """
         left, valid = self._pixels.unbind(1)
         return left / valid.clamp_min(1)
-
-    @property
-    def tracked(self) -> Tensor:
-        """(N,) how far the attack had come at the last gradient, as :meth:`Objective.tracked` has it, the larger the
-        further. Found for steps that ask for it.
-        """
-        total, views = self._tracked.unbind(1)
-        return (-total if self.targeted else total) / views.clamp_min(1)
 
     @cached_property
     def _keys(self) -> Tensor:
@@ -236,8 +230,9 @@ class Run:
         """Gradient of the objective at images ``z`` (N, 3, H, W), averaged over all transformed copies."""
         last, count = self._gradients_this_iteration
         self._gradients_this_iteration = (self.iteration, count + 1 if last == self.iteration else 1)
-        self._pixels, self._tracked = torch.zeros_like(self._pixels), torch.zeros_like(self._tracked)
-        self.losses, total = self._swept(z, differentiate=True)
+        self._pixels = torch.zeros_like(self._pixels)
+        found, total = self._swept(z, differentiate=True)
+        self.losses, self.tracked = found[:, 0], found[:, -1]
         # NaN logits under void leave the loss finite, but not the gradient. Its largest value tells in one pass.
         largest = total.abs().flatten(1).amax(1)
         self._finite &= largest.isfinite()
@@ -250,15 +245,18 @@ class Run:
         """The objective, (N,), at images ``z`` (N, 3, H, W) without its gradient: one forward pass, with the random
         numbers of the last gradient.
         """
-        return self._swept(z, differentiate=False)[0]
+        return self._swept(z, differentiate=False)[0][:, 0]
 
     @property
     def _copies(self) -> int:
         return math.prod(t.copies for t in self._transforms)
 
     def _swept(self, z: Tensor, *, differentiate: bool) -> tuple[Tensor, Tensor]:
-        """The objective (N,) at images ``z``, a mean over copies, and the sum of its gradients or nothing."""
-        n, copies, losses = len(z), self._copies, torch.zeros_like(self.losses)
+        """What :meth:`_losses` finds (N, 1 or 2) at images ``z``, a mean over copies, and the sum of the objective's
+        gradients or nothing.
+        """
+        n, copies = len(z), self._copies
+        losses = z.new_zeros(n, 2 if self.attack.step.uses_tracked else 1)
         whole = n == copies * n <= self.chunk
         total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
@@ -271,7 +269,7 @@ class Run:
                 if differentiate and passes(self._transforms) > 1:
                     self._adjust(leaf, places, copy)
                 loss = self._losses(leaf, places, copy)
-                gradient = _gradients(loss, [leaf])[0] if differentiate else _nothing()
+                gradient = _gradients(loss[:, 0], [leaf])[0] if differentiate else _nothing()
             if whole:
                 losses, total = loss.detach(), gradient
                 continue
@@ -280,12 +278,12 @@ class Run:
                 losses[there] += loss.detach()[here]
                 if differentiate:
                     total[there] += gradient[here]
-        self._finite &= losses.isfinite()
+        self._finite &= losses[:, 0].isfinite()
         return losses / copies, total
 
     def _adjust(self, z: Tensor, places: Tensor, copy: Tensor) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
-        loss = self._losses(z, places, copy)
+        loss = self._losses(z, places, copy)[:, 0]
         for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
             # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
             self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
@@ -301,14 +299,16 @@ class Run:
         return drawn + self._adjustments[number][copy * len(self.x) + places - self._first]
 
     def _losses(self, z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
-        """The objective, (B,), of the given copies of the images at ``places``."""
-        total = torch.zeros_like(z[:, 0, 0, 0])
+        """The objective of the given copies of the images at ``places`` and, for steps that ask for it, what it is
+        tracked by: (B, 1 or 2).
+        """
         if self.weights is not None:
+            total = z.new_zeros(len(z), 2 if self.attack.step.uses_tracked else 1)
             for model, share in zip(self.members, self.weights[places].unbind(1), strict=True):
                 here = share.nonzero().flatten()
                 if len(here):
                     loss = self._loss_of(model, z[here], places[here], copy[here])
-                    total = total.index_add(0, here, share[here] * loss)
+                    total = total.index_add(0, here, share[here][:, None] * loss)
         else:
             # A layer belongs to one network, so objectives on features see an ensemble's members one by one.
             apart = getattr(self.model, "apart", False) or self.attack.objective.layer is not None
@@ -320,7 +320,7 @@ class Run:
     def _loss_of(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
         self.shown = places, copy
         view = self._view(model, z, places, copy)
-        loss = self._loss(view)
+        loss = self._loss(view)[:, None]
         self.shown = None
         if self.attack.step.uses_remaining:
             valid = view.labels != VOID
@@ -328,8 +328,8 @@ class Run:
             self._pixels.index_add_(0, places, counts)
         if self.attack.step.uses_tracked:
             with torch.no_grad():
-                value = self.attack.objective.tracked(view)
-            self._tracked.index_add_(0, places, torch.stack([value, torch.ones_like(value)], 1))
+                tracked = self.attack.objective.tracked(view)[:, None].to(loss)
+            loss = torch.cat([loss, tracked], 1)
         return loss
 
     def _view(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> View:

@@ -42,7 +42,7 @@ class Step(MayDraw, ABC):
 
     @property
     def uses_tracked(self) -> bool:
-        """Whether :attr:`Run.tracked` is looked at."""
+        """Whether :attr:`Run.tracked` is to be what :meth:`Objective.tracked` finds, and not the objective again."""
         return False
 
     @abstractmethod
@@ -279,9 +279,8 @@ class _Search:
 
     def look(self, point: Tensor, gradient: Tensor) -> None:
         """Takes in the gradient and the objective at ``point``, and halves steps where that is due."""
-        by_objective = self.rule.judge == "objective"
-        loss = (self.run.losses if by_objective else self.run.tracked).view(-1, 1, 1, 1)
-        merit = loss if by_objective else -self.run.remaining.view(-1, 1, 1, 1)
+        loss = self.run.tracked.view(-1, 1, 1, 1)
+        merit = loss if self.rule.judge == "objective" else -self.run.remaining.view(-1, 1, 1, 1)
         if self.looks == 0:
             self.found, self.merit = point, merit
             self.best, self.best_gradient, self.highest = point, gradient, loss

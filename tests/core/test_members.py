@@ -12,12 +12,14 @@ from segtrans.catalogue import ENTRIES, compose
 from segtrans.catalogue import attack as read
 from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
-from segtrans.goals import Towards
+from segtrans.goals import Goal, Towards, Untargeted
 from segtrans.gradients import AdaptiveWeights, Momentum, Neighbourhood, Sequential, VarianceReduced
 from segtrans.models import wrap
 from segtrans.models.base import SegModel
+from segtrans.objectives import MaskedCrossEntropy
 from segtrans.random import Draw
 from segtrans.run import Run
+from segtrans.steps import Adaptive
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Remap, Scale, Warp
 from toys import CLASSES, BreaksOnBright, Context, dense, images, labels, run_of
@@ -34,6 +36,7 @@ def member(network: nn.Module) -> SegModel:
 
 MODELS = [member(Context(seed)) for seed in range(3)]
 ENSEMBLE = Ensemble(MODELS, "loss")
+JUDGED = Adaptive(judge="accuracy")
 NAMES = ("svre", "adaea", "cwa")
 each_name = pytest.mark.parametrize("name", NAMES)
 each_fuse = pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
@@ -328,6 +331,34 @@ def test_values_are_the_objective_without_a_gradient() -> None:
     assert torch.allclose(run.ask(run.value, X, 1), torch.stack(expected).detach())
     assert run.evaluations == before
     assert run.losses is losses
+
+
+@pytest.mark.parametrize("goal", [Untargeted(), Towards()])
+def test_what_is_tracked_is_a_mean_as_the_objective_is(goal: Goal) -> None:
+    """Over weighted members and copies, with the objective's sign, the same to the last bit however it is chunked."""
+    attack = Attack(goal=goal, objective=MaskedCrossEntropy(), transforms=(Scale(copies=3),), step=JUDGED)
+    weights = torch.tensor([[0, 2, 0], [0.5, 0.25, 0.25], [0.9, 0.1, 0.3]], dtype=torch.float64)
+    found = []
+    for chunk in (1, 4, 9):
+        run = Run(attack, Ensemble(MODELS, "loss"), X, Y, weights=weights, chunk=chunk)
+        run.gradient(X)
+        found.append(run.tracked)
+        assert not torch.allclose(run.tracked, run.losses)
+    sign = -1 if run.targeted else 1
+    for n, (x, y) in enumerate(zip(X, run.y, strict=True)):
+        parts = [w * loss(m, x / 2**k, y) for w, m in zip(weights[n], MODELS, strict=True) for k in range(3)]
+        assert torch.allclose(found[0][n], sign * torch.stack(parts).sum().detach() / 3)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_another_type_are_tracked(dtype: torch.dtype) -> None:
+    attack = Attack(objective=MaskedCrossEntropy(), step=JUDGED, iterations=5)
+    x = X.float()
+    adversarial = attack(lambda z: MODELS[0](z.double()).to(dtype), x, Y)
+    assert adversarial.dtype == x.dtype
+    assert (adversarial != x).any()
 
 
 @each_fuse
