@@ -280,7 +280,9 @@ def angle(logits: Tensor, y: Tensor) -> float:
     return -float(unit.gather(0, y.where(valid, 0)[None])[0][valid].mean())
 
 
-@pytest.mark.parametrize(("objective", "track"), [(MaskedCrossEntropy(), entropy), (Spherical(), angle)], ids=repr)
+@pytest.mark.parametrize(
+    ("objective", "track"), [(MaskedCrossEntropy(), entropy), (Spherical(), angle)], ids=["masked", "spherical"]
+)
 def test_what_accuracy_judges_is_tracked_by_all_pixels(
     objective: Objective, track: Callable[[Tensor, Tensor], float]
 ) -> None:
