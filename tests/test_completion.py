@@ -66,6 +66,11 @@ def test_zsh_and_fish_get_explanations_too() -> None:
     assert r'"zoo\\:voc/fcn-mobilenetv3s":' in "".join(offered("zsh", "segtrans run -t zoo:voc/fcn-m"))
 
 
+def test_every_explanation_is_on_one_line() -> None:
+    lines = offered("fish", "segtrans run -a ")
+    assert dict(line.split("\t") for line in lines) == {name: entry.title for name, entry in ENTRIES.items()}
+
+
 def test_folders_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "VOCdevkit").mkdir()
     (tmp_path / "VOC.tar").touch()

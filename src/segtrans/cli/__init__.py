@@ -35,8 +35,11 @@ def _main(
 
 def main() -> None:
     """Entry point: errors a user can cause become one sentence and a documented exit code."""
-    if os.environ.get("_SEGTRANS_COMPLETE") == "complete_bash":
-        completion.mend_words()
+    if shell := os.environ.get("_SEGTRANS_COMPLETE"):
+        # A line per offer, however narrow the terminal: what does not fit would be offered as words of its own.
+        os.environ["TERMINAL_WIDTH"] = "1000"
+        if shell == "complete_bash":
+            completion.mend_words()
     keep_freed_memory()
     try:
         app(prog_name="segtrans")
