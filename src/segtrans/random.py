@@ -8,8 +8,11 @@ a whole batch is drawn at once without a loop. The hash is splitmix64's finalise
 import hashlib
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,9 +50,17 @@ def image_keys(images: Tensor) -> Tensor:
     stands in whatever batch, on any device and in any precision.
     """
     grey = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    digests = (hashlib.blake2b(image, digest_size=8).digest() for image in grey)
-    keys = [int.from_bytes(digest, "little", signed=True) for digest in digests]
+    if images.device.type == "cpu":
+        keys = [_hashed(image) for image in grey]
+    else:
+        # Side by side, since a GPU waits for it; a CPU has other things to do.
+        with ThreadPoolExecutor() as pool:
+            keys = list(pool.map(_hashed, grey))
     return torch.tensor(keys, dtype=torch.int64, device=images.device)
+
+
+def _hashed(image: npt.NDArray[np.uint8]) -> int:
+    return int.from_bytes(hashlib.blake2b(image.data, digest_size=8).digest(), "little", signed=True)
 
 
 def _numbers(keys: Tensor, count: int) -> Tensor:
