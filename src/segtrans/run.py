@@ -114,6 +114,8 @@ class Run:
         self._gradient_parts = _GRADIENT_PARTS
         self._finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self._alive = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        # Of what an objective finds: itself and, for steps that ask for it, what it is tracked by.
+        self._columns = 2 if attack.step.uses_tracked else 1
         self.losses = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         self.tracked = self.losses
         if y is not None:
@@ -252,11 +254,11 @@ class Run:
         return math.prod(t.copies for t in self._transforms)
 
     def _swept(self, z: Tensor, *, differentiate: bool) -> tuple[Tensor, Tensor]:
-        """What :meth:`_losses` finds (N, 1 or 2) at images ``z``, a mean over copies, and the sum of the objective's
+        """What :meth:`_losses` finds (N, columns) at images ``z``, a mean over copies, and the sum of the objective's
         gradients or nothing.
         """
         n, copies = len(z), self._copies
-        losses = z.new_zeros(n, 2 if self.attack.step.uses_tracked else 1)
+        losses = z.new_zeros(n, self._columns)
         whole = n == copies * n <= self.chunk
         total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
@@ -299,11 +301,9 @@ class Run:
         return drawn + self._adjustments[number][copy * len(self.x) + places - self._first]
 
     def _losses(self, z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
-        """The objective of the given copies of the images at ``places`` and, for steps that ask for it, what it is
-        tracked by: (B, 1 or 2).
-        """
+        """The objective's columns, (B, columns), of the given copies of the images at ``places``."""
         if self.weights is not None:
-            total = z.new_zeros(len(z), 2 if self.attack.step.uses_tracked else 1)
+            total = z.new_zeros(len(z), self._columns)
             for model, share in zip(self.members, self.weights[places].unbind(1), strict=True):
                 here = share.nonzero().flatten()
                 if len(here):

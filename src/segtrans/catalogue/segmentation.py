@@ -31,8 +31,6 @@ from segtrans.worst import WorstCase
 # weights go on, and it begins within the budget.
 SEA = compose(PGD, Adaptive(stages=((0.3, 2), (0.3, 1.5), (0.4, 1)), judge="accuracy"), Attack(iterations=300))
 PDPGD = Proximal(betas=(0.9, 0.999), final=0.01, floor=1e-8, wait=False)
-# Regions that stay gain where one sample has to do; with five, from the one surrogate tried, they cost asr_miou
-# (docs/segtrans.md).
 SEGTRANS = (SegPGD(temperature=2, balance=0.5), Grey(), Smooth(size=5), MI)
 SEA_OBJECTIVES = (MaskedCrossEntropy(), SegPGD(), JensenShannon(), Spherical())
 
@@ -139,6 +137,8 @@ ENTRIES = (
         title="one perturbation for the whole batch, here untargeted",
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
+    # Regions that stay gain where one sample has to do; with five, from the one surrogate tried, they cost asr_miou
+    # (docs/segtrans.md).
     Entry(
         name="segtrans", attack=compose(*SEGTRANS, Remap(keep=0.25)),
         title="SegTrans, our reconstruction from its abstract",
