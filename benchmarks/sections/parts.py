@@ -17,6 +17,7 @@ def kernels(on: Setting) -> Iterator[Row]:
     random = torch.Generator().manual_seed(0)
     shape = (on.batch, 21, on.size, on.size)
     logits = torch.randn(shape, generator=random).to(on.device)
+    pixels = logits.contiguous(memory_format=torch.channels_last)
     gradient = torch.randn((on.batch, 3, *shape[2:]), generator=random).to(on.device)
     many = torch.randn((on.batch, 150, *shape[2:]), generator=random).to(on.device)
     many = many.contiguous(memory_format=torch.channels_last)
@@ -27,6 +28,8 @@ def kernels(on: Setting) -> Iterator[Row]:
         ("max(1)", lambda: logits.max(1)),
         ("amax(1)", lambda: logits.amax(1)),
         ("predicted_classes", lambda: predicted_classes(logits)),
+        ("predicted_classes, channels last", lambda: predicted_classes(pixels)),
+        ("argmax(1), channels last", lambda: pixels.argmax(1)),
         ("isfinite().all()", lambda: logits.isfinite().flatten(1).all(1)),
         ("finite_images", lambda: finite_images(logits)),
         ("vector_norm(inf)", lambda: torch.linalg.vector_norm(gradient.flatten(1), float("inf"), dim=1)),
