@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +15,13 @@ SIZE = (9, 11)
 X, Y = images(3, SIZE), labels(3, SIZE, block=3)
 
 
-def member(network: nn.Module) -> SegModel:
-    return wrap(network, CLASSES, mean=(0, 0, 0), std=(1, 1, 1), name=f"m{id(network)}").double()
+def member(network: nn.Module, classes: int = CLASSES) -> SegModel:
+    return wrap(network, classes, mean=(0, 0, 0), std=(1, 1, 1), name=f"m{id(network)}").double()
 
 
 MODELS = [member(Context(seed)) for seed in range(3)]
 ENSEMBLE = Ensemble(MODELS, "loss")
+each_fuse = pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
 
 
 def loss(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ensemble_of_toys import ENSEMBLE, MODELS, SIZE, X, Y, loss, slope
+from ensemble_of_toys import ENSEMBLE, MODELS, SIZE, X, Y, each_fuse, loss, slope
 from torch import Tensor
 
 from segtrans.attack import Attack
@@ -18,7 +18,6 @@ from segtrans.transforms import Scale
 from toys import images, run_of
 
 JUDGED = Adaptive(judge="accuracy")
-each_fuse = pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
 
 
 def test_asking_a_member_leaves_no_trace() -> None:

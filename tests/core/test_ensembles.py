@@ -2,23 +2,15 @@
 
 import pytest
 import torch
+from ensemble_of_toys import MODELS, each_fuse, member
 from torch import Tensor
 
 from segtrans.attack import Attack
 from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
-from segtrans.models import wrap
-from segtrans.models.base import SegModel
 from toys import CLASSES, Context, images, labels, run_of
 
 X, Y = images(2), labels(2)
-
-
-def member(seed: int, classes: int = CLASSES) -> SegModel:
-    return wrap(Context(seed), classes, mean=(0, 0, 0), std=(1, 1, 1), name=f"context{seed}").double()
-
-
-MODELS = [member(seed) for seed in range(3)]
 
 
 def test_logits_are_averaged() -> None:
@@ -31,7 +23,7 @@ def test_probabilities_are_averaged() -> None:
 
 
 def test_probabilities_that_underflow_keep_their_gradient() -> None:
-    ensemble = Ensemble([m.float() for m in (member(0), member(1))], "probabilities")
+    ensemble = Ensemble([m.float() for m in (member(Context(0)), member(Context(1)))], "probabilities")
     for m in ensemble.members:
         m.network.body[-1].weight.mul_(1e4)
     x = X.float().requires_grad_()
@@ -40,7 +32,7 @@ def test_probabilities_that_underflow_keep_their_gradient() -> None:
     assert (gradient != 0).flatten(1).any(1).all()
 
 
-@pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
+@each_fuse
 def test_one_loss_or_a_loss_each(fuse: str) -> None:
     """Only a mean of losses has the mean of the members' gradients."""
 
@@ -57,7 +49,7 @@ def test_a_member_can_be_asked_alone() -> None:
     assert torch.allclose(run.ask(run.gradient, X, 1), run_of(Attack(), X, Y, MODELS[1]).gradient(X), rtol=1e-12)
 
 
-@pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
+@each_fuse
 def test_twins_are_as_good_as_one(fuse: str) -> None:
     twins = Ensemble([MODELS[0], MODELS[0]], fuse)  # type: ignore[arg-type]
     attack = Attack(iterations=3)
@@ -68,6 +60,6 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(UsageError, match="1 model"):
         Ensemble(MODELS[:1])
     with pytest.raises(UsageError, match="same classes"):
-        Ensemble([MODELS[0], member(1, CLASSES + 1)])
+        Ensemble([MODELS[0], member(Context(1), CLASSES + 1)])
     with pytest.raises(UsageError, match=r"^fuse is 'probs'; allowed are 'logits', 'probabilities' and 'loss'$"):
         Ensemble(MODELS, "probs")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from ensemble_of_toys import ENSEMBLE, MODELS, SIZE, X, Y, loss, member, slope
+from ensemble_of_toys import ENSEMBLE, MODELS, SIZE, X, Y, each_fuse, loss, member, slope
 from torch import Tensor
 
 from segtrans.attack import Attack
@@ -24,7 +24,6 @@ EPS = 8 / 255
 ALPHA = EPS / 4
 NAMES = ("svre", "adaea", "cwa")
 each_name = pytest.mark.parametrize("name", NAMES)
-each_fuse = pytest.mark.parametrize("fuse", ["logits", "probabilities", "loss"])
 
 
 def inside(point: Tensor, x: Tensor) -> Tensor:

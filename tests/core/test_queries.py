@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from ensemble_of_toys import ENSEMBLE, MODELS
 from torch import Tensor, nn
 
 from segtrans.attack import Attack, ZeroGradientWarning
@@ -14,24 +15,17 @@ from segtrans.catalogue import compose
 from segtrans.ensembles import Ensemble
 from segtrans.errors import ModelError, UsageError
 from segtrans.goals import AllAs
-from segtrans.models import wrap
 from segtrans.models.base import SegModel
 from segtrans.queries import Queried, QueriedWeights
 from segtrans.threat import L2
 from segtrans.universal import Universal
-from toys import CLASSES, Context, images, labels
+from toys import Context, images, labels
 
 SIZE = (9, 11)
 X, Y = images(4, SIZE), labels(4, SIZE, block=3)
 EPS = 8 / 255
 
 
-def member(seed: int) -> SegModel:
-    return wrap(Context(seed), CLASSES, mean=(0, 0, 0), std=(1, 1, 1), name=f"m{seed}").double()
-
-
-MODELS = [member(seed) for seed in range(3)]
-ENSEMBLE = Ensemble(MODELS, "loss")
 # Long steps, so that weights make a difference on models this small.
 SEARCH = QueriedWeights(step=0.9)
 

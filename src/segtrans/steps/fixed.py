@@ -1,4 +1,4 @@
-"""Steps of one length, or of one that the gradients' signs decide."""
+"""Steps of the attack's step size: whole, in proportion to the gradient, or shortened where its sign changes."""
 
 from __future__ import annotations
 
