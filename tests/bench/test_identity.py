@@ -205,7 +205,7 @@ OTHERS_WORK: dict[str, Any] = {
     **{f"version of {name}": library(name) for name in ("torch", "torchvision", "numpy", "pillow", "timm")},
     **{
         f"source of {file}": source(file)
-        for file in ("attack.py", "random.py", "bench/work.py", "transforms/mixing.py")
+        for file in ("attack.py", "random.py", "bench/work.py", "bench/predictions.py", "transforms/mixing.py")
     },
 }
 ANOTHER_SCORE: dict[str, Any] = {

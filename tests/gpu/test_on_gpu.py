@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segtrans.bench.work import exact
+from segtrans.bench.predictions import exact
 from segtrans.catalogue import ENTRIES
 from segtrans.interpolation import interpolate
 from segtrans.metrics import Counts

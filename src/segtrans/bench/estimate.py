@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
-from segtrans.bench.work import batches, exact, images_of, predict, synchronise
+from segtrans.bench.predictions import batches, exact, images_of, predict, synchronise
 from segtrans.catalogue import attack
 from segtrans.errors import DataError
 from segtrans.io import encode_png, to_pixels
@@ -59,7 +59,7 @@ def estimate(plan: Plan) -> Estimate:
     noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, seed=0).adversarial
     masks, _ = predict(plan.models[plan.targets[0]], x)
     image_bytes = sum(len(encode_png(to_pixels(image))) for image in noise) / len(samples)
-    mask_bytes = sum(len(encode_png(mask.byte().numpy())) for mask in masks) / len(samples)
+    mask_bytes = sum(len(encode_png(mask.byte().cpu().numpy())) for mask in masks) / len(samples)
     unseen = [
         (model, len(images)) for model in plan.models for images in plan.slices if not plan.is_seen(model, images)
     ]

@@ -1,0 +1,177 @@
+"""What models say of images, as many at once as memory holds; clean masks on disk, and where a model is usable."""
+
+import re
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from segtrans.bench.plan import Plan
+from segtrans.bench.store import Shard
+from segtrans.data.base import Sample, resize
+from segtrans.errors import DataError, ModelError
+from segtrans.io import to_tensor
+from segtrans.logits import finite_images, predicted_classes
+from segtrans.models import SegModel
+
+NOT_FINITE = "returned NaN or infinite logits"
+TOO_LARGE = "does not fit into memory even with one image at a time"
+
+_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
+"""How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
+
+Found = TypeVar("Found")
+Item = TypeVar("Item")
+
+
+@contextmanager
+def exact(device: torch.device) -> Generator[None]:
+    """Full float32 on GPUs: TensorFloat-32, which convolutions use unless told otherwise, is another attack."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Shard:
+    """A model's clean masks of some images, on disk, and on which of them it is usable."""
+    name, identity = plan.clean_name(model, images), plan.clean_identity(model, images)
+    found = plan.store.read(name, identity)
+    if found is not None:
+        return found
+    plan.check_device()
+    usable: list[str] = []
+    unreadable: list[tuple[str, str]] = []
+    unusable: list[tuple[str, str]] = []
+    task = progress.add_task(f"clean {plan.models[model].name}", total=len(images))
+    for samples in ahead(batches(plan, images, None, unreadable)):
+        predictions, faults = predict(plan.models[model], images_of(samples, plan.device))
+        for sample, prediction, fault in zip(samples, predictions, faults, strict=True):
+            if fault:
+                unusable.append((sample.name, f"model {model!r} {fault}"))
+            else:
+                plan.store.write_mask(plan.clean_path(model, sample.name), prediction)
+                usable.append(sample.name)
+        progress.advance(task, len(samples))
+    progress.remove_task(task)
+    shard = Shard({}, {"images": usable, "failures": unreadable + unusable})
+    keep(plan, name, identity, shard)
+    return shard
+
+
+def batches(
+    plan: Plan, images: range, names: set[str] | None, failures: list[tuple[str, str]], most: int | None = None
+) -> Iterator[list[Sample]]:
+    """Some images, of them those named if any are, in batches of one size, ``most`` in each or as many as the
+    configuration says; an unreadable one goes to ``failures`` and is left out.
+    """
+    most = plan.config.batch if most is None else most
+    batch: list[Sample] = []
+    for place in images:
+        item = plan.data.items[place]
+        if names is not None and item.name not in names:
+            continue
+        try:
+            sample = plan.data[place]
+        except DataError as error:
+            failures.append((item.name, str(error)))
+            continue
+        if plan.config.size is not None:
+            sample = resize(sample, plan.config.size)
+        if batch and (len(batch) == most or sample.image.shape != batch[0].image.shape):
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same, of which each is made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
+    """A model's mask of a clean image; made again where its file was lost or damaged."""
+    path = plan.clean_path(name, sample.name)
+    try:
+        return plan.store.read_mask(path)
+    except DataError:
+        (prediction,), (fault,) = predict(plan.models[name], images_of([sample], plan.device))
+        if fault:
+            raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before") from None
+        plan.store.write_mask(path, prediction)
+        return prediction.cpu()
+
+
+def images_of(samples: list[Sample], device: torch.device) -> Tensor:
+    return torch.stack([to_tensor(sample.image) for sample in samples]).to(device)
+
+
+def labels_of(samples: list[Sample], device: torch.device) -> Tensor | None:
+    """Labels (N, H, W), or None where the data set has none."""
+    labels = [sample.label for sample in samples if sample.label is not None]
+    return torch.stack(labels).to(device) if labels else None
+
+
+def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
+    """Class ids (N, H, W) where the images are, and what was wrong with each of them, or nothing."""
+
+    def chunked(chunk: int) -> tuple[Tensor, list[str]]:
+        masks: list[Tensor] = []
+        faults: list[str] = []
+        for part in x.split(chunk):
+            logits = model(part)
+            masks.append(predicted_classes(logits))
+            faults += ["" if fine else NOT_FINITE for fine in finite_images(logits).tolist()]
+        return torch.cat(masks), faults
+
+    with torch.inference_mode():
+        found, _ = fitting(chunked, len(x))
+    return found or (torch.zeros_like(x[:, 0], dtype=torch.int64), [TOO_LARGE] * len(x))
+
+
+def fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:
+    """What ``do`` finds with ``chunk`` images in the model at once, or with half as many as often as memory does not
+    suffice, and that number; None where not even one fits.
+    """
+    while True:
+        try:
+            return do(chunk=chunk), chunk
+        except (RuntimeError, MemoryError) as error:
+            lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or _LACKING.search(str(error))
+            if not lacking:
+                raise
+        # Out of the except clause, since the error holds on to what was in memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if chunk == 1:
+            return None, 1
+        chunk //= 2
+
+
+def keep(plan: Plan, name: str, identity: str, shard: Shard, *basis: Shard) -> None:
+    """Put a finished shard on disk, unless it or one that it builds on lacks an image for want of memory, of which
+    there may be more another time.
+    """
+    reasons = [reason for one in (shard, *basis) for _, reason in one.header["failures"]]
+    if not any(reason.endswith(TOO_LARGE) for reason in reasons):
+        plan.store.write(name, identity, shard)
