@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Backward(MayDraw, ABC):
-    """Alters how gradients flow through the surrogate while an attack runs."""
+    """Alters how gradients flow through the surrogate while an attack takes its steps. What an objective prepares
+    before them, as the weights of features, it does on the surrogate as it is.
+    """
 
     @abstractmethod
     def changed(self, run: Run) -> AbstractContextManager[None]:
@@ -116,8 +118,8 @@ LINEAR_ABOVE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.SiLU, 
 @dataclass(frozen=True, kw_only=True)
 class LinearBackward(Backward):
     """Activations of the ReLU family hand gradients on as if they were the identity (LinBP, Guo et al., NeurIPS 2020,
-    arXiv 2012.03528; without the rescaling of residual branches that their ResNets get, and with the activation after a
-    residual sum, which theirs leave as it is).
+    arXiv 2012.03528; without the rescaling of residual branches that their ResNets get, with the activation after a
+    residual sum, which theirs leave as it is, and with those of the segmentation head).
 
     Attributes:
         start: from which share of the activations on, in the order in which they run; 1 changes none. The authors name
@@ -139,7 +141,8 @@ class LinearBackward(Backward):
 @dataclass(frozen=True, kw_only=True)
 class SmoothBackward(Backward):
     """ReLU gets the derivative of SiLU, and max-pooling that of a softmax-weighted mean, so that fewer gradients are
-    cut off (BPA, Wang et al., NeurIPS 2023, arXiv 2306.12685).
+    cut off (BPA, Wang et al., NeurIPS 2023, arXiv 2306.12685; with the ReLU after a residual sum, which theirs leaves
+    as it is).
 
     Attributes:
         start: from which share of the ReLUs on, in the order in which they run; 1 changes none. The authors name a

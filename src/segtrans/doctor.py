@@ -21,7 +21,7 @@ from segtrans.data.base import VOID, resize
 from segtrans.errors import ModelError, first_line, reason
 from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes
-from segtrans.metrics import confusion, miou
+from segtrans.metrics import miou, tally
 from segtrans.models import load_model
 from segtrans.models.base import Preprocessing
 
@@ -261,7 +261,7 @@ def _fit(model: Model, z: Tensor, labels: Tensor | None) -> tuple[float, float]:
             hook.remove()
     if labels is None or logits.shape[-2:] != labels.shape[-2:]:
         return found[0] if found else torch.inf, 0.0
-    counts = confusion(labels, predicted_classes(logits), logits.shape[1]).sum(0)
+    counts = tally(labels, predicted_classes(logits), logits.shape[1]).sum(0)
     return found[0] if found else torch.inf, -float(miou(counts).nan_to_num())
 
 

@@ -20,15 +20,18 @@ _AT_ONCE = 50
 """Bootstrap replicates."""
 
 
-def confusion(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
-    """Confusion counts (N, classes, classes) int64, rows = truth, per image, of class ids and predictions below
-    ``classes``, int64; pixels that are void, 255 in ``truth``, are left out.
+def tally(truth: Tensor, prediction: Tensor, classes: int) -> Tensor:
+    """Pixels of each class, int64 (N, 3, classes): those found, those in ``truth`` and those predicted, of class ids
+    below ``classes``, int64 (N, H, W); pixels that are void, 255 in ``truth``, are left out.
+
+    All measures come from these sums of a confusion matrix, which are few where classes are many.
     """
     n, cells = len(truth), classes * classes
     first = torch.arange(0, n * cells, cells, device=truth.device).view(-1, *[1] * (truth.ndim - 1))
     # Void has a cell of its own, the last, which takes a third of the time that leaving its pixels out would.
     cell = (truth * classes + prediction + first).masked_fill_(truth == VOID, n * cells)
-    return torch.bincount(cell.flatten(), minlength=n * cells + 1)[:-1].view(n, classes, classes)
+    matrix = torch.bincount(cell.flatten(), minlength=n * cells + 1)[:-1].view(n, classes, classes)
+    return torch.stack([matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1)], 1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Counts:
     """What one target did with N images, clean and attacked: int64 counts, additive over images.
 
     Attributes:
-        clean, attacked: confusion counts (N, C, C), rows = truth.
+        clean, attacked: pixels of each class, found, true and predicted (N, 3, C), see :func:`tally`.
         flipped: (N,) valid pixels that were right and are wrong now.
         changed: (N,) valid pixels predicted otherwise than on the clean image.
     """
@@ -51,8 +54,8 @@ class Counts:
         """Counts, on the CPU, of labels and predictions (N, H, W) on any device; 255 is void in ``truth``."""
         changed = (clean != attacked) & (truth != VOID)
         return cls(
-            clean=confusion(truth, clean, classes).cpu(),
-            attacked=confusion(truth, attacked, classes).cpu(),
+            clean=tally(truth, clean, classes).cpu(),
+            attacked=tally(truth, attacked, classes).cpu(),
             flipped=((clean == truth) & changed).sum((1, 2)).cpu(),
             changed=changed.sum((1, 2)).cpu(),
         )
@@ -69,7 +72,11 @@ class Counts:
     @property
     def counted(self) -> int:
         """How many images have valid pixels."""
-        return int((self.clean.sum((1, 2)) > 0).sum())
+        return int((self.clean[:, 1].sum(1) > 0).sum())
+
+    def __getitem__(self, images: Sequence[int]) -> "Counts":
+        """Those of some images, by their places."""
+        return Counts(**{field.name: getattr(self, field.name)[[*images]] for field in fields(self)})
 
     def measures(self, *, least: float = 0.0) -> dict[str, float]:
         """Every measure over all images, as fractions; NaN where no valid pixel exists, and for a rate of
@@ -98,20 +105,16 @@ class Counts:
 
     def _weighted(self, weights: Tensor, least: float) -> dict[str, Tensor]:
         """The measures under image weights (R, N), each (R,)."""
-        classes = self.clean.shape[-1]
-
-        def total(counts: Tensor) -> Tensor:
-            return (weights @ counts.double().flatten(1)).unflatten(1, (classes, classes))
-
-        clean, attacked = total(self.clean), total(self.attacked)
-        pixels = clean.sum((1, 2))
-        right = clean.diagonal(dim1=1, dim2=2).sum(1)
-        hit = attacked.diagonal(dim1=1, dim2=2)
+        clean, attacked = (
+            (weights @ c.double().flatten(1)).view(-1, *c.shape[1:]) for c in (self.clean, self.attacked)
+        )
+        right, pixels = clean[:, 0].sum(1), clean[:, 1].sum(1)
+        hit, there = attacked[:, 0], attacked[:, 1]
         before, after = miou(clean, least=least), miou(attacked, least=least)
         return {
             "miou_clean": before,
             "miou": after,
-            "macc": (hit / attacked.sum(2)).nanmean(1),
+            "macc": (hit / there).nanmean(1),
             "aacc": hit.sum(1) / pixels,
             "asr_miou": 1 - after / before.where(before > 0, torch.nan),
             "asr_pixel": (weights @ self.flipped.double()) / right,
@@ -142,20 +145,19 @@ def interval(values: Tensor, *, level: float = 0.95) -> tuple[float, float]:
 
 
 def miou(counts: Tensor, *, least: float = 0.0) -> Tensor:
-    """Mean intersection over union of confusion counts (..., classes, classes), over classes that occur.
+    """Mean intersection over union of counts as :func:`tally` makes them (..., 3, classes), over classes that occur.
 
     A class that neither truth nor prediction contains is left out, and one with less than the share ``least`` of the
     truth's pixels; NaN where no class is left.
     """
-    truth = counts.double().sum(-1)
+    truth = counts[..., 1, :].double()
     common = truth >= least * truth.sum(-1, keepdim=True)
     return iou(counts).where(common, torch.nan).nanmean(-1)
 
 
 def iou(counts: Tensor) -> Tensor:
-    """Intersection over union (..., classes) of confusion counts (..., classes, classes), NaN for a class that neither
-    truth nor prediction contains.
+    """Intersection over union (..., classes) of counts as :func:`tally` makes them (..., 3, classes), NaN for a class
+    that neither truth nor prediction contains.
     """
-    counts = counts.double()
-    hit = counts.diagonal(dim1=-2, dim2=-1)
-    return hit / (counts.sum(-1) + counts.sum(-2) - hit)
+    hit, there, predicted = counts.double().unbind(-2)
+    return hit / (there + predicted - hit)

@@ -285,10 +285,12 @@ class Run:
 
     def _adjust(self, z: Tensor, places: Tensor, copy: Tensor) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
+        counted = self._pixels.clone()
         loss = self._losses(z, places, copy)[:, 0]
         for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
             # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
             self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
+        self._pixels = counted
 
     def _adjusted(self, number: int, drawn: Tensor) -> Tensor:
         """What transformation ``number`` uses for the numbers it has drawn."""

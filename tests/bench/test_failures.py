@@ -13,7 +13,7 @@ from segtrans.ensembles import Ensemble
 from segtrans.errors import ModelError, UsageError
 from segtrans.models import SegModel
 from segtrans.report.costs import failures
-from segtrans.report.ranking import fewer_pairs, headline, ranking
+from segtrans.report.ranking import headline, incomplete, ranking
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -39,6 +39,28 @@ def test_images_a_model_fails_on_are_named_and_left_out(go: Callable[..., dict[s
     assert all(c["images"] == 5 for c in result["cells"])
 
 
+def test_a_lead_is_over_the_images_that_both_attacks_were_made_on(
+    go: Callable[..., dict[str, Any]], data: Path, tmp_path: Path
+) -> None:
+    """A patch finds no room in images that are smaller."""
+    attacks = {"attacks": ["mi", "mi + patch(side=22)"], "baseline": "mi"}
+    result = go(**attacks)
+    assert [c["images"] for c in result["cells"] if c["block"] == "other backbone"] == [6, 3]
+    where = ("other backbone", "same backbone")
+    assert incomplete(result) == [f"mi + patch(side=22) (3 of 6 images in {block})" for block in where]
+    assert headline(result).startswith("mi takes")
+    large = "\n".join("135")
+    (tmp_path / "large.txt").write_text(large)
+    alone = go(
+        **attacks, data=f"folder:{data}?classes={CLASSES}&names={tmp_path / 'large.txt'}", out=tmp_path / "alone"
+    )
+    (among_all,), (among_large,) = result["comparison"], alone["comparison"]
+    names = ("asr_miou", "asr_pixel", "pairs", "ahead")
+    assert [among_all[name] for name in names] == [among_large[name] for name in names]
+    low, high = among_all["asr_miou_interval"]
+    assert low <= among_all["asr_miou"] <= high
+
+
 def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..., dict[str, Any]]) -> None:
     models = {"both": Ensemble([toy("a:0"), toy("b:2")])}
     result = go(surrogates=["both", "a:0"], targets=["a:1"], attacks=["mi", "fia"], models=models)
@@ -50,7 +72,7 @@ def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..
     assert failure.named.endswith(" and 3 more")
     (cost,) = [c for c in result["costs"] if (c["surrogate"], c["attack"]) == ("both", "fia")]
     assert (cost["images"], cost["gradient_evaluations"], cost["seconds_per_image"]) == (0, 0, None)
-    assert fewer_pairs(result) == ["fia (1 of 2 in same backbone)"]
+    assert incomplete(result) == ["fia (1 of 2 pairs in same backbone)"]
     assert {r.attack: r.gradients for r in ranking(result)} == {"mi": "1–2", "fia": "1 +30"}
     assert headline(result).startswith("mi takes")
     assert not result["interrupted"]

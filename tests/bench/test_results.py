@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from toy_run import BARE, CLASSES, cell, network, toy
 
+from cells import leads
 from segtrans import bench
 from segtrans.bench.summary import Key, class_means, comparison, key, summary
 from segtrans.ensembles import Ensemble
@@ -70,7 +71,7 @@ def test_attacks_are_compared_pair_by_pair_and_replicate_by_replicate() -> None:
         made("di", "a", "b", 0.5), made("di", "c", "b", 0.1), made("di", "a", "a", 0.1, "white box"),
         made("di", "a", "d", 0.9, "same backbone"),
     ]  # fmt: skip
-    (row,) = comparison(cells, drawn(cells, 0.2), "mi")
+    (row,) = comparison(cells, leads(cells, drawn(cells, 0.2)), "mi")
     # What both attacks were scored on, without the white box; the wide spread they share cancels out.
     assert (row["attack"], row["pairs"], row["ahead"]) == ("di", 2, 1)
     assert row["asr_miou"] == pytest.approx(0.05)
@@ -88,7 +89,7 @@ def test_leads_are_told_apart_by_block() -> None:
             strict=True,
         )
     ]
-    (row,) = comparison(cells, drawn(cells, 0.2), "mi")
+    (row,) = comparison(cells, leads(cells, drawn(cells, 0.2)), "mi")
     assert [*row["blocks"]] == ["other backbone", "same backbone"]
     assert row["asr_miou"] == pytest.approx((0.2 - 0.1 + 0.4) / 3)
     assert [lead["pairs"] for lead in row["blocks"].values()] == [2, 1]

@@ -12,7 +12,7 @@ from segtrans.attack import Attack, Model
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
-from segtrans.metrics import confusion, miou
+from segtrans.metrics import miou, tally
 from segtrans.models import wrap
 from segtrans.run import Run
 from segtrans.threat import L2, LInf
@@ -134,7 +134,7 @@ def test_attacks_harm(attack: Attack) -> None:
         strong = changed(strong, step_size="eps/10")
 
     def score(x: Tensor) -> float:
-        return float(miou(confusion(y, MODEL(x).argmax(1), CLASSES).sum(0)))
+        return float(miou(tally(y, MODEL(x).argmax(1), CLASSES).sum(0)))
 
     clean, attacked = score(X), score(strong(MODEL, X, y))
     assert clean == 1

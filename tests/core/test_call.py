@@ -7,6 +7,7 @@ from torch import Tensor
 
 from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
+from segtrans.catalogue import compose
 from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
 from segtrans.goals import Goal, Towards, Untargeted
@@ -14,7 +15,7 @@ from segtrans.objectives import MaskedCrossEntropy
 from segtrans.run import Run
 from segtrans.steps import Adaptive
 from segtrans.threat import L2, LInf
-from segtrans.transforms import Scale
+from segtrans.transforms import Scale, Warp
 from toys import images, run_of
 
 JUDGED = Adaptive(judge="accuracy")
@@ -35,6 +36,24 @@ def test_asking_a_member_leaves_no_trace() -> None:
     with pytest.raises(ZeroDivisionError):
         run.ask(fails, X, 1)
     assert torch.equal(run.gradient(X), whole)
+
+
+def test_pixels_left_are_those_of_the_gradient_and_not_of_looking_for_its_view() -> None:
+    """The first of two passes only finds how far the view goes downhill."""
+
+    class Turning(torch.nn.Module):
+        passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            wrong = torch.full_like(x[:, 0], self.passes % 2 == 0)
+            return torch.stack([1 - wrong, wrong], 1) + 0 * x[:, :2]
+
+    model = Turning()
+    run = run_of(compose(Warp(descent=1), JUDGED), X, torch.zeros_like(Y), model)
+    run.gradient(X)
+    assert model.passes == 2
+    assert (run.remaining == 0).all()
 
 
 def test_values_are_the_objective_without_a_gradient() -> None:

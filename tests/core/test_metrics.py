@@ -8,7 +8,7 @@ import torch
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError
-from segtrans.metrics import Counts, confusion, miou, resamples
+from segtrans.metrics import Counts, miou, resamples, tally
 
 TRUTH = torch.tensor([[[0, 0, 0, 0], [1, 1, VOID, VOID]], [[1, 1, 1, 1], [1, 1, 1, 0]]])
 CLEAN = torch.tensor([[[0, 0, 0, 1], [1, 1, 0, 1]], [[1, 1, 1, 1], [1, 1, 0, 0]]])
@@ -17,8 +17,9 @@ AFTER = torch.tensor([[[1, 1, 0, 0], [1, 0, 2, 2]], [[1, 1, 1, 1], [1, 1, 0, 0]]
 
 def test_a_worked_example() -> None:
     counts = Counts.of(TRUTH, CLEAN, AFTER, 3)
-    assert counts.clean.tolist() == [[[3, 1, 0], [0, 2, 0], [0, 0, 0]], [[1, 0, 0], [1, 6, 0], [0, 0, 0]]]
-    assert counts.attacked.tolist() == [[[2, 2, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [1, 6, 0], [0, 0, 0]]]
+    # Found, true and predicted pixels of each class.
+    assert counts.clean.tolist() == [[[3, 2, 0], [4, 2, 0], [3, 3, 0]], [[1, 6, 0], [1, 7, 0], [2, 6, 0]]]
+    assert counts.attacked.tolist() == [[[2, 1, 0], [4, 2, 0], [3, 3, 0]], [[1, 6, 0], [1, 7, 0], [2, 6, 0]]]
     assert counts.flipped.tolist() == [3, 0]
     assert counts.changed.tolist() == [4, 0]
     clean, after = (4 / 6 + 8 / 10) / 2, (3 / 7 + 7 / 11) / 2
@@ -53,20 +54,25 @@ def test_more_classes_than_occur_change_nothing() -> None:
     assert few.measures() == pytest.approx(many.measures())
 
 
-def test_miou_of_many_matrices_at_once() -> None:
-    matrices = confusion(TRUTH, AFTER, 3)
-    assert torch.equal(miou(matrices), torch.stack([miou(m) for m in matrices]))
+def test_miou_of_many_tallies_at_once() -> None:
+    tallies = tally(TRUTH, AFTER, 3)
+    assert torch.equal(miou(tallies), torch.stack([miou(t) for t in tallies]))
+
+
+def test_some_images_have_their_own_counts() -> None:
+    both, second = Counts.of(TRUTH, CLEAN, AFTER, 3), Counts.of(TRUTH[1:], CLEAN[1:], AFTER[1:], 3)
+    assert both[[1]].measures() == second.measures()
+    assert both[[1, 0]].measures() == pytest.approx(both.measures())
 
 
 def test_rare_classes_can_be_left_out() -> None:
     """One stray pixel of a class that the truth lacks, or hardly has, then changes next to nothing."""
-    counts = torch.zeros(3, 3, dtype=torch.int64)
-    counts[0, 0], counts[1, 1], counts[0, 2] = 6000, 3999, 1
+    counts = torch.tensor([[6000, 3999, 0], [6001, 3999, 0], [6000, 3999, 1]])
     assert float(miou(counts)) == pytest.approx((6000 / 6001 + 1 + 0) / 3)
     assert float(miou(counts, least=0.01)) == pytest.approx((6000 / 6001 + 1) / 2)
-    counts[2, 2] = 50
+    counts[:, 2] = torch.tensor([50, 50, 51])
     assert float(miou(counts, least=0.01)) == pytest.approx((6000 / 6001 + 1) / 2)
-    counts[2, 2] = 500
+    counts[:, 2] = torch.tensor([500, 500, 501])
     assert float(miou(counts, least=0.01)) == pytest.approx(float(miou(counts)))
 
 

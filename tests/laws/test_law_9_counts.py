@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segtrans.data.base import VOID
-from segtrans.metrics import HEADLINES, Counts, confusion, miou
+from segtrans.metrics import HEADLINES, Counts, miou, tally
 
 Case = tuple[int, Tensor, Tensor, Tensor]
 
@@ -105,8 +105,8 @@ def test_miou_is_that_of_torchmetrics(case: Case) -> None:
 
 def test_an_absent_class_is_left_out_and_a_missed_one_is_zero() -> None:
     truth = torch.tensor([[[0, 0, 1, VOID]]])
-    assert miou(confusion(truth, torch.tensor([[[0, 0, 1, 2]]]), 4).sum(0)) == 1, "class 2 occurs under void only"
-    assert miou(confusion(truth, torch.tensor([[[0, 0, 2, 2]]]), 4).sum(0)) == pytest.approx(1 / 3)
+    assert miou(tally(truth, torch.tensor([[[0, 0, 1, 2]]]), 4).sum(0)) == 1, "class 2 occurs under void only"
+    assert miou(tally(truth, torch.tensor([[[0, 0, 2, 2]]]), 4).sum(0)) == pytest.approx(1 / 3)
 
 
 @given(cases(least=2), st.randoms(use_true_random=False))
@@ -131,12 +131,15 @@ def test_counts_hold_together(case: Case) -> None:
     classes, truth, *_ = case
     counts = counts_of(case)
     valid = (truth != VOID).sum((1, 2))
-    for confusions in (counts.clean, counts.attacked):
-        assert confusions.dtype == torch.int64
-        assert confusions.shape == (len(truth), classes, classes)
-        assert torch.equal(confusions.sum((1, 2)), valid)
+    for tallies in (counts.clean, counts.attacked):
+        assert tallies.dtype == torch.int64
+        assert tallies.shape == (len(truth), 3, classes)
+        found, there, predicted = tallies.unbind(1)
+        assert torch.equal(there.sum(1), valid)
+        assert torch.equal(predicted.sum(1), valid)
+        assert (found <= torch.minimum(there, predicted)).all()
         for k in range(classes):
-            assert torch.equal(confusions[:, k].sum(1), (truth == k).sum((1, 2))), "rows are truth"
+            assert torch.equal(there[:, k], (truth == k).sum((1, 2)))
     assert (counts.flipped <= counts.changed).all()
     assert (counts.changed <= valid).all()
     measures = counts.measures()
@@ -195,7 +198,7 @@ def test_intervals_narrow_with_level_and_images() -> None:
 def test_intervals_have_their_nominal_width() -> None:
     """For a mean over equally large images the percentile bootstrap is about ±1.96 standard errors."""
     counts = example(100)
-    share = counts.flipped.double() / counts.clean.diagonal(dim1=1, dim2=2).sum(1)
+    share = counts.flipped.double() / counts.clean[:, 0].sum(1)
     low, high = counts.intervals(replicates=2000)["asr_pixel"]
     assert high - low == pytest.approx(2 * 1.96 * float(share.std()) / 10, rel=0.15)
 

@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from cells import leads
 from segtrans.bench.results import FORMAT
 from segtrans.bench.store import Store
-from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX, Replicates, comparison, key, summary
+from segtrans.bench.summary import (
+    OTHER_BACKBONE,
+    SAME_BACKBONE,
+    WHITE_BOX,
+    Replicates,
+    comparison,
+    key,
+    summary,
+)
 from segtrans.catalogue import ENTRIES
 from segtrans.io import write_image, write_json
 from segtrans.spec import RunConfig
@@ -93,7 +102,9 @@ def make_run(
             for a in attacks
         ],
         "summary": summary(cells, replicates(cells)),
-        "comparison": comparison(cells, replicates(cells), config["baseline"]) if "baseline" in config else [],
+        "comparison": comparison(cells, leads(cells, replicates(cells)), config["baseline"])
+        if "baseline" in config
+        else [],
         "class_iou": [
             {"attack": a, "iou_clean": [0.8, 0.6, None, 0.5, 0.4, 0.7], "iou": [0.7, 0.0, None, 0.5, 0.41, 0.2]}
             for a in attacks

@@ -2,8 +2,8 @@
 
 import math
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from segtrans.bench.summary import (
     UNKNOWN_BACKBONE,
     WHITE_BOX,
     Key,
+    Lead,
     class_means,
     comparison,
     key,
@@ -31,7 +32,7 @@ from segtrans.bench.summary import (
 )
 from segtrans.catalogue import ENTRIES
 from segtrans.interop.foreign import Foreign
-from segtrans.metrics import Counts, interval, iou, resamples
+from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
@@ -45,18 +46,46 @@ are more often its mistakes than something in the picture, and each would weigh 
 """
 
 
+@dataclass(frozen=True)
+class _Score:
+    """What a target did with the images ``images``, and with all images ``weights[r, n]`` times (R, all images) the
+    replicates ``drawn`` of its headline measures.
+    """
+
+    counts: Counts
+    images: Sequence[str]
+    measures: Mapping[str, float]
+    drawn: Mapping[str, Tensor]
+
+
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
     weights = resamples(len(plan.data))
+
+    def score(counts: Counts, images: Sequence[str]) -> _Score:
+        least = 0.0 if plan.labelled else LEAST_SHARE
+        drawn = counts.resampled(weights[:, [plan.places[image] for image in images]], least=least)
+        return _Score(counts, images, counts.measures(least=least), drawn)
+
     cells: list[dict[str, Any]] = []
-    replicates: dict[Key, dict[str, Tensor]] = {}
-    ious: dict[Key, Tensor] = {}
+    scores: dict[Key, _Score] = {}
     for trial, target in product(outcome.trials, plan.targets):
         shard = outcome.scores[trial, target]
-        found = _cell(plan, trial, shard, target, weights[:, [plan.places[image] for image in shard.header["images"]]])
-        if found is not None:
-            cells.append(found[0])
-            replicates[key(found[0])], ious[key(found[0])] = found[1:]
+        if shard.tensors:
+            counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
+            found = score(counts, shard.header["images"])
+            cells.append(_cell(plan, trial, target, found))
+            scores[key(cells[-1])] = found
+
+    def lead(ours: Key, theirs: Key) -> Lead:
+        """On the images of both, of which either attack may have failed on some."""
+        one, other = scores[ours], scores[theirs]
+        if one.images != other.images:
+            shared = [image for image in one.images if image in {*other.images}]
+            one, other = (score(s.counts[[s.images.index(i) for i in shared]], shared) for s in (one, other))
+        return {n: (one.measures[n] - other.measures[n], one.drawn[n] - other.drawn[n]) for n in HEADLINES}
+
+    replicates = {key: score.drawn for key, score in scores.items()}
     baseline = plan.config.baseline
     return _without_nan(
         {
@@ -77,8 +106,10 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             "pictures": _pictures(plan, outcome),
             "costs": [_cost(plan, trial, shard) for trial, shard in outcome.trials.items()],
             "summary": summary(cells, replicates),
-            "comparison": [] if baseline is None else comparison(cells, replicates, baseline),
-            "class_iou": class_means(cells, ious) if plan.labelled else [],
+            "comparison": [] if baseline is None else comparison(cells, lead, baseline),
+            "class_iou": class_means(cells, {key: _ious(score.counts) for key, score in scores.items()})
+            if plan.labelled
+            else [],
             "failures": [asdict(failure) for failure in outcome.failures],
             "interrupted": outcome.interrupted,
             "environment": {
@@ -99,29 +130,23 @@ def trial_document(plan: Plan, trial: Trial, crafted: Shard, scores: Mapping[str
     return {key: found[key] for key in ("cells", "costs")}
 
 
-def _cell(
-    plan: Plan, trial: Trial, shard: Shard, target: str, weights: Tensor
-) -> tuple[dict[str, Any], dict[str, Tensor], Tensor] | None:
-    """What a score says, its headline measures under ``weights`` (R, N) of its images, and the IoU before and
-    after (2, C) of the classes that the truth contains.
-    """
-    if not shard.tensors:
-        return None
-    counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
-    least = 0.0 if plan.labelled else LEAST_SHARE
-    drawn = counts.resampled(weights, least=least)
-    cell = {
+def _cell(plan: Plan, trial: Trial, target: str, score: _Score) -> dict[str, Any]:
+    return {
         "surrogate": trial.surrogate,
         "target": target,
         "attack": trial.attack,
         "seed": trial.seed,
         "block": _block(plan, trial.surrogate, target),
-        "images": counts.counted,
-        **counts.measures(least=least),
-        **{f"{name}_interval": list(interval(values)) for name, values in drawn.items()},
+        "images": score.counts.counted,
+        **score.measures,
+        **{f"{name}_interval": list(interval(values)) for name, values in score.drawn.items()},
     }
+
+
+def _ious(counts: Counts) -> Tensor:
+    """IoU before and after (2, C) of the classes that the truth contains."""
     totals = torch.stack([counts.clean.sum(0), counts.attacked.sum(0)])
-    return cell, drawn, iou(totals).where(totals.sum(-1) > 0, torch.nan)
+    return iou(totals).where(totals[:, 1] > 0, torch.nan)
 
 
 def _block(plan: Plan, surrogate: str, target: str) -> str:

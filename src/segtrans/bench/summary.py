@@ -8,7 +8,7 @@ cancels out of a difference.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ Key = tuple[str, str, str, int]
 """Attack, surrogate, target and seed of a cell."""
 Replicates = Mapping[Key, Mapping[str, Tensor]]
 """For each cell the bootstrap replicates (R,) of the headline measures."""
+Lead = Mapping[str, tuple[float, Tensor]]
+"""How far one attack is ahead of another in each headline measure, and the replicates (R,) of that."""
 
 
 def key(cell: Cell) -> Key:
@@ -49,43 +51,44 @@ def summary(cells: Sequence[Cell], replicates: Replicates) -> list[dict[str, Any
     ]
 
 
-def comparison(cells: Sequence[Cell], replicates: Replicates, baseline: str) -> list[dict[str, Any]]:
+def comparison(cells: Sequence[Cell], lead: Callable[[Key, Key], Lead], baseline: str) -> list[dict[str, Any]]:
     """Per other attack, its mean lead over ``baseline`` on the pairs, seeds and images that both were scored on: over
     all of transfer, which is every pair but white-box ones, and in ``blocks`` over each of its blocks. ``ahead`` counts
-    the surrogates with a lead over all of transfer.
+    the surrogates with a lead over all of transfer; ``lead`` tells that of a cell over another, on their images.
     """
-    transfer = {key(cell): cell for cell in cells if cell["block"] != WHITE_BOX and _defined(cell, HEADLINES[0])}
+    transfer = {key(cell): cell["block"] for cell in cells if cell["block"] != WHITE_BOX}
     rows: list[dict[str, Any]] = []
     for attack in dict.fromkeys(cell["attack"] for cell in cells):
         both = [(k, (baseline, *k[1:])) for k in transfer if k[0] == attack and (baseline, *k[1:]) in transfer]
-        if attack == baseline or not both:
+        found = {ours: lead(ours, theirs) for ours, theirs in both} if attack != baseline else {}
+        found = {ours: ahead for ours, ahead in found.items() if not math.isnan(ahead[HEADLINES[0]][0])}
+        if not found:
             continue
         surrogates: defaultdict[str, list[float]] = defaultdict(list)
-        blocks: defaultdict[str, list[tuple[Key, Key]]] = defaultdict(list)
-        for ours, theirs in both:
-            surrogates[ours[1]].append(transfer[ours]["asr_miou"] - transfer[theirs]["asr_miou"])
-            blocks[transfer[ours]["block"]].append((ours, theirs))
+        blocks: defaultdict[str, dict[Key, Lead]] = defaultdict(dict)
+        for ours, ahead in found.items():
+            surrogates[ours[1]].append(ahead[HEADLINES[0]][0])
+            blocks[transfer[ours]][ours] = ahead
         leads = {surrogate: statistics.fmean(values) for surrogate, values in surrogates.items()}
         rows.append(
             {
                 "attack": attack,
-                **_lead(both, transfer, replicates),
+                **_mean_lead(found),
                 "surrogates": leads,
                 "ahead": sum(lead > 0 for lead in leads.values()),
-                "blocks": {b: _lead(blocks[b], transfer, replicates) for b in TRANSFER if b in blocks},
+                "blocks": {block: _mean_lead(blocks[block]) for block in TRANSFER if block in blocks},
             }
         )
     return rows
 
 
-def _lead(both: Sequence[tuple[Key, Key]], cells: Mapping[Key, Cell], replicates: Replicates) -> dict[str, Any]:
-    """The mean difference of the first to the second cell of each pair, in each headline measure."""
-    lead: dict[str, Any] = {"pairs": len({key[1:3] for key, _ in both})}
+def _mean_lead(leads: Mapping[Key, Lead]) -> dict[str, Any]:
+    mean: dict[str, Any] = {"pairs": len({key[1:3] for key in leads})}
     for name in HEADLINES:
-        known = [(o, t) for o, t in both if _defined(cells[o], name) and _defined(cells[t], name)]
-        lead[name] = _mean([cells[o][name] - cells[t][name] for o, t in known])
-        lead[f"{name}_interval"] = _interval([replicates[o][name] - replicates[t][name] for o, t in known])
-    return lead
+        known = [lead[name] for lead in leads.values() if not math.isnan(lead[name][0])]
+        mean[name] = _mean([value for value, _ in known])
+        mean[f"{name}_interval"] = _interval([drawn for _, drawn in known])
+    return mean
 
 
 def class_means(cells: Sequence[Cell], ious: Mapping[Key, Tensor]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ ENTRIES = (
         paper="arXiv:2002.05990", venue="ICLR 2020", family="backward", provenance="paper",
     ),
     Entry(
-        name="linbp", attack=compose(LinearBackward()),
-        title="linear backpropagation",
+        name="linbp", attack=compose(LinearBackward(), MI),
+        title="linear backpropagation without its rescaling, with momentum",
         paper="arXiv:2012.03528", venue="NeurIPS 2020", family="backward", provenance="paper",
     ),
     Entry(

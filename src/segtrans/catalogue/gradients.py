@@ -64,7 +64,7 @@ ENTRIES = (
     ),
     Entry(
         name="ni-di-ti", attack=compose(Resize(probability=0.7), Smooth(size=5), Nesterov()),
-        title="diverse inputs and translation-invariant gradients, with Nesterov momentum, as TASS has them",
+        title="DI, shrinking by a share of the side, and TI, five pixels wide, with Nesterov momentum, as in TASS",
         paper="arXiv:2307.16572", venue="arXiv 2023", family="gradient", provenance="paper",
     ),
     Entry(

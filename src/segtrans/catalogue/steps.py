@@ -18,7 +18,7 @@ ENTRIES = (
     ),
     Entry(
         name="padam", attack=compose(PGD, Adam()),
-        title="projected Adam",
+        title="projected Adam, with ten steps for its 200",
         paper="arXiv:2407.09150", venue="ECCV 2024", family="step", provenance="code",
     ),
 )  # fmt: skip

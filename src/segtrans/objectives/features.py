@@ -26,8 +26,9 @@ class FeatureObjective(Objective):
 
     Attributes:
         layer: a module's name, or a share of the depth from 0 to 1, as :func:`segtrans.features.find_layer` takes it.
-            One share for every objective and network; papers name a layer of each network, FIA's and NAA's code earlier
-            ones.
+            One share for every objective and network, which in ResNets is a block of the third stage; papers
+            name a layer of each network: FSPGD the third stage's third block (``layer3.2``), code of FIA its second
+            stage, of NAA its first.
         knows_targets: whether it is of use where the attack leads towards its labels.
     """
 

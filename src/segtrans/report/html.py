@@ -33,7 +33,7 @@ from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.origin import command, provenance, sentence
 from segtrans.report.plot import Plot, cost_plot
-from segtrans.report.ranking import class_drops, fewer_pairs, headline, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.ranking import class_drops, headline, incomplete, lead_blocks, leads, ranked_blocks, ranking
 from segtrans.report.words import counted, ends, percent, seconds, signed
 
 MOST_DROPS = 8
@@ -136,7 +136,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "sentence": sentence(document),
         "blocks": ranked_blocks(document),
         "ranking": ranking(document),
-        "fewer_pairs": fewer_pairs(document),
+        "incomplete": incomplete(document),
         "leads": leads(document),
         "lead_blocks": lead_blocks(document),
         "plots": plots(document),

@@ -99,25 +99,36 @@ def ranking(document: Document) -> list[Ranked]:
     ]
 
 
-def fewer_pairs(document: Document) -> list[str]:
-    """Attacks whose means are over fewer pairs than others', in words: they were not made on every surrogate, or are
-    undefined somewhere.
+def incomplete(document: Document) -> list[str]:
+    """Attacks whose means are over fewer pairs or images than others', in words: they were not made on every surrogate
+    or image, or are undefined somewhere.
     """
     found: list[str] = []
     for block in ranked_blocks(document):
-        counts = {r.attack: r.scores[block].pairs if block in r.scores else 0 for r in ranking(document)}
-        most = max(counts.values(), default=0)
-        found += [f"{attack} ({count} of {most} in {block})" for attack, count in counts.items() if count < most]
+        pairs = {r.attack: r.scores[block].pairs if block in r.scores else 0 for r in ranking(document)}
+        for counts, what in ((pairs, "pairs"), (_fewest_images(document, block), "images")):
+            most = max(counts.values(), default=0)
+            found += [f"{a} ({count} of {most} {what} in {block})" for a, count in counts.items() if count < most]
     return found
+
+
+def _fewest_images(document: Document, block: str) -> dict[str, int]:
+    """Per attack, of how many images the pair with the fewest is."""
+    fewest: dict[str, int] = {}
+    for cell in document["cells"]:
+        if cell["block"] == block:
+            fewest[cell["attack"]] = min(cell["images"], fewest.get(cell["attack"], cell["images"]))
+    return fewest
 
 
 def headline(document: Document) -> str:
     """The ranking's first line as a sentence, with the controls to compare it with."""
     block, ranked = ranked_blocks(document)[0], ranking(document)
     known = [(r, r.scores[block]) for r in ranked if block in r.scores and r.scores[block].asr_miou is not None]
-    # What was made on other surrogates cannot be compared.
-    most = max((score.pairs for _, score in known), default=0)
-    known = [(r, score) for r, score in known if score.pairs == most]
+    # What was made on other surrogates or images cannot be compared.
+    images = _fewest_images(document, block)
+    most = max(((score.pairs, images[r.attack]) for r, score in known), default=(0, 0))
+    known = [(r, score) for r, score in known if (score.pairs, images[r.attack]) == most]
     attacks = [(r.attack, score) for r, score in known if r.place is not None]
     if not attacks:
         return ""

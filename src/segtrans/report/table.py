@@ -11,7 +11,7 @@ from rich.text import Text
 
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.report.content import Document, Pair, pairs, short_names, surrogates, targets
-from segtrans.report.ranking import fewer_pairs, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.ranking import incomplete, lead_blocks, leads, ranked_blocks, ranking
 from segtrans.report.words import ends, percent, seconds, signed
 
 MOST_TARGETS = 6
@@ -41,8 +41,10 @@ def print_tables(document: Mapping[str, Any], console: Console) -> None:
         )
     if any(ranked.prepared for ranked in ranking(values)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
-    if fewer := fewer_pairs(values):
-        console.print(f"not over all pairs: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False)
+    if fewer := incomplete(values):
+        console.print(
+            f"not over all pairs and images: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False
+        )
     if leads(values):
         console.print(_fitting(_leads(values), console))
     columns = targets(values)

@@ -26,10 +26,11 @@ class Chain(Transform):
 
     Learning to transform (L2T, Zhu et al., CVPR 2024, arXiv 2405.14077) draws from some hundred operations with odds
     that it learns along the way. Here the odds stay even, as they all but do in TransferAttack's code: there a gradient
-    step of rate 0.01 climbs the loss times a chain's probability, which is 1e-4 for two of a hundred. Seven families
-    stand for its ten: the identity, turns by up to 180°, shrinking to 65 % or more of the side on black, shuffled 5 × 5
-    blocks, crops, one of 16 cells blacked out, and division by 2^i with i up to 4. Pixels and labels are read anew at
-    every link.
+    step of rate 0.01 climbs the loss times a chain's probability, which is 1e-4 for two of a hundred. There are six of
+    its ten families and the identity: turns by up to 180°, shrinking to 65 % or more of the side on black, shuffled
+    5 × 5 blocks, crops, one of 16 cells blacked out, and division by 2^i with i up to 4; not Admix, dropped pixels,
+    changed spectra and affine maps. Pixels and labels are read anew at every link. The paper averages over three chains
+    per step, each of which may hold several copies.
 
     Attributes:
         length: links of a chain.

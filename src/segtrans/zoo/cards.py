@@ -14,7 +14,7 @@ from segtrans.data import Dataset
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.io import file_hash, to_tensor, write_atomically, write_json
 from segtrans.logits import predicted_classes
-from segtrans.metrics import confusion, miou
+from segtrans.metrics import miou, tally
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.zoo.networks import BACKBONES, OUTPUT_STRIDE, build
 
@@ -124,10 +124,10 @@ def predictions(model: SegModel, data: Dataset) -> Iterator[tuple[Tensor, Tensor
 def evaluate(model: SegModel, data: Dataset) -> tuple[float, float]:
     """mIoU and pixel accuracy, in percent, over the whole set at native size."""
     classes = len(data.classes)
-    total = torch.zeros(classes, classes, dtype=torch.int64)
+    total = torch.zeros(3, classes, dtype=torch.int64)
     for truth, prediction in predictions(model, data):
-        total += confusion(truth[None], prediction[None], classes)[0]
-    return 100 * float(miou(total)), 100 * float(total.diagonal().sum() / total.sum())
+        total += tally(truth[None], prediction[None], classes)[0]
+    return 100 * float(miou(total)), 100 * float(total[0].sum() / total[1].sum())
 
 
 def agreement(one: SegModel, other: SegModel, data: Dataset) -> float:
