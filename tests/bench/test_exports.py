@@ -43,3 +43,14 @@ def test_an_estimate_counts_what_is_left_and_does_nothing(tmp_path: Path) -> Non
     assert after.seconds == 0
     more = estimate(bench.make_plan(make_config({**values, "targets": [model, "zoo:voc/fcn-mobilenetv3s"]})))
     assert (more.done, more.gradient_evaluations, more.forward_passes) == (0, 0, 3 * (1 + 2))
+
+
+def test_images_that_were_not_kept_are_counted_again_where_a_target_is_added(tmp_path: Path) -> None:
+    model = "zoo:voc/pspnet-mobilenetv3s"
+    values = {"surrogates": [model], "targets": [model], "attacks": ["mi(iterations=2)"], "pictures": 0}
+    values |= {"data": "photos?side=48", "limit": 1, "save_images": False, "out": tmp_path / "run"}
+    plan = bench.make_plan(make_config(values))
+    bench.execute(plan, quiet=True)
+    assert estimate(plan).gradient_evaluations == 0
+    more = bench.make_plan(make_config({**values, "targets": [model, "zoo:voc/fcn-mobilenetv3s"]}))
+    assert estimate(more).gradient_evaluations == 2

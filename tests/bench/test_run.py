@@ -152,6 +152,22 @@ def test_images_that_were_not_kept_are_crafted_again(go: Callable[..., dict[str,
     assert go(attacks=["mi"], save_images=False)["cells"] == fresh["cells"]
 
 
+def test_images_that_are_to_be_kept_are_made_where_they_are_missing(
+    go: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def images() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run" / "images").rglob("seed0*/*.png")}
+
+    first = go(attacks=["mi"], save_images=False, pictures=1)
+    assert len(images()) == 1
+    assert go(attacks=["mi"], pictures=1)["cells"] == first["cells"]
+    kept = images()
+    assert len(kept) == 6
+    max(kept).unlink()
+    assert go(attacks=["mi"], pictures=1)["cells"] == first["cells"]
+    assert images() == kept
+
+
 def test_runs_with_other_settings_do_not_touch_each_other(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """Resuming one of several runs in a folder finds its images, masks and scores as it left them."""
     first = go(attacks=["mi"], size=24)

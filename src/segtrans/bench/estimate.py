@@ -65,12 +65,12 @@ def estimate(plan: Plan) -> Estimate:
     ]
     kept = len(plan.data) if plan.config.save_images else len(plan.pictured)
     passes = [*unseen, *((target, len(unit.images)) for unit, (_, targets) in left.items() for target in targets)]
-    crafted = sum(len(unit.images) for unit in left if not plan.is_crafted(unit))
+    crafted = sum(len(unit.images) for unit, (evaluations, _) in left.items() if evaluations is not None)
     return Estimate(
         units=len(plan.units),
         done=sum(map(plan.is_done, plan.units)),
         images=len(plan.data),
-        gradient_evaluations=sum(evaluations for evaluations, _ in left.values()),
+        gradient_evaluations=sum(evaluations or 0 for evaluations, _ in left.values()),
         forward_passes=sum(count for _, count in passes),
         seconds=0.0
         + sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
@@ -79,10 +79,15 @@ def estimate(plan: Plan) -> Estimate:
     )
 
 
-def _left(plan: Plan, unit: Unit) -> tuple[int, list[str]]:
-    """Gradient evaluations that a unit still asks for, and the targets that it is not scored on yet."""
+def _left(plan: Plan, unit: Unit) -> tuple[int | None, list[str]]:
+    """Gradient evaluations that crafting a unit asks for, None where it is crafted and need not be again, and the
+    targets that it is not scored on yet.
+    """
     targets = [t for t in plan.targets if not plan.store.shard_path(plan.score_name(unit, t)).exists()]
-    return 0 if plan.is_crafted(unit) else plan.evaluations(unit), targets
+    crafted = plan.store.read(plan.unit_name(unit), plan.unit_identity(unit))
+    # What is to be scored has to be there, whether it is kept or not.
+    there = crafted is not None and plan.has_images(unit, crafted, all_of_them=bool(targets))
+    return None if there else plan.evaluations(unit), targets
 
 
 def _seconds(do: Callable[[], object], x: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from segtrans.attack import Evaluations
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
-from segtrans.bench.store import Store, fingerprint, slug
+from segtrans.bench.store import Shard, Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
 from segtrans.errors import MissingError, ModelError, UsageError, first_line, unknown
@@ -128,14 +128,16 @@ class Plan:
         """Whether a model's clean predictions of some images are there."""
         return self.store.shard_path(self.clean_name(model, images)).exists()
 
-    def is_crafted(self, unit: Unit) -> bool:
-        """Whether a unit's adversarial images are made, as far as the record of it tells."""
-        return self.store.shard_path(self.unit_name(unit)).exists()
-
     def is_done(self, unit: Unit) -> bool:
-        """Whether everything of a unit is there, sound or not."""
-        scores = (self.store.shard_path(self.score_name(unit, target)) for target in self.targets)
-        return self.is_crafted(unit) and all(path.exists() for path in scores)
+        """Whether a unit is crafted and scored, as far as the records tell."""
+        names = (self.unit_name(unit), *(self.score_name(unit, target) for target in self.targets))
+        return all(self.store.shard_path(name).exists() for name in names)
+
+    def has_images(self, unit: Unit, crafted: Shard, *, all_of_them: bool = False) -> bool:
+        """Whether those adversarial images of a crafted unit that a run keeps, or all, are on disk, sound or not."""
+        images = {*crafted.header["images"]}
+        wanted = images if all_of_them or self.config.save_images else images & {*self.pictured}
+        return all(self.adversarial_path(unit, image).is_file() for image in wanted)
 
     def check_device(self) -> None:
         """MissingError unless what the run is for can be computed here.

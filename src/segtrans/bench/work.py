@@ -59,10 +59,10 @@ class UnitWork:
 
     def finish(self) -> tuple[Shard, dict[str, Shard]]:
         """Do what is missing; what was crafted, and a score per target."""
-        drawable = self._drawable()
-        if self.parts or not drawable:
+        kept = self._is_kept()
+        if self.parts or not kept:
             self.plan.check_device()
-            if not (drawable and self._reread()):
+            if not (kept and self._reread()):
                 self._craft()
         assert self.crafted is not None
         for target, parts in self.parts.items():
@@ -79,9 +79,11 @@ class UnitWork:
             self.scores[target] = shard
         return self.crafted, self.scores
 
-    def _drawable(self) -> bool:
-        """Whether the unit is crafted, and those of its images that are to be drawn can be read."""
-        if self.crafted is None:
+    def _is_kept(self) -> bool:
+        """Whether the unit is crafted, those of its images that a run keeps are there, and those that are to be drawn
+        can be read.
+        """
+        if self.crafted is None or not self.plan.has_images(self.unit, self.crafted):
             return False
         try:
             for image in {*self.crafted.header["images"]} & {*self.plan.pictured}:
