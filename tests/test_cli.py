@@ -246,6 +246,19 @@ def test_options_are_shown_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert places == sorted(places)
 
 
+def test_attack_takes_no_data_set_beside_its_photographs(photo: Path) -> None:
+    done = segtrans("attack", photo, "-s", MODEL, "-o", "data=photos")
+    assert done.returncode == 2
+    assert "data is photos; segtrans attack takes photographs" in done.stderr
+
+
+def test_a_folder_may_have_brackets_in_its_name(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r[" / "v2]"
+    done = segtrans("attack", photo, "-s", MODEL, "-a", "noise", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {out / 'report.html'}" in done.stderr
+
+
 def test_attack_takes_the_options_of_run() -> None:
     run, attack = ({option for param in COMMANDS[name].params for option in param.opts} for name in ("run", "attack"))
     assert run - attack == {"config", "--data", "--limit"}

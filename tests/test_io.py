@@ -209,6 +209,35 @@ def test_a_mask_of_one_bit_holds_classes_0_and_1(tmp_path: Path):
     assert np.array_equal(read_mask(tmp_path / "m.png"), IDS % 2)
 
 
+def packed(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
+    """A PNG of so many bits per channel, grey (0), in colour (2) or grey with alpha (4); Pillow cannot write all."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "ids"), [(1, 0b10100000, [1, 0, 1, 0]), (2, 0b00011011, [0, 1, 2, 3]), (4, 0x1F, [1, 15])]
+)
+def test_masks_of_few_bits_keep_their_ids(tmp_path: Path, bits: int, row: int, ids: list[int]):
+    (tmp_path / "x.png").write_bytes(packed(bits, 0, [bytes([row])] * 2, len(ids)))
+    assert read_mask(tmp_path / "x.png").tolist() == [ids, ids]
+    grey = [value * 255 // (2**bits - 1) for value in ids]
+    assert read_image(tmp_path / "x.png")[0, :, 0].tolist() == grey, "as a photograph they are grey levels"
+
+
+@pytest.mark.parametrize(("colour", "channels", "mode"), [(2, 3, "RGB;16B"), (4, 2, "LA;16B"), (6, 4, "RGBA;16B")])
+def test_photographs_of_16_bits_in_colour_are_refused(tmp_path: Path, colour: int, channels: int, mode: str):
+    path = tmp_path / "x.png"
+    path.write_bytes(packed(16, colour, [bytes(4 * channels)] * 2, 2))
+    with refused(f"{path}: image has mode {mode}; allowed are 8 bits per channel"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_masks_of_16_bits(tmp_path: Path, suffix: str):
     path = tmp_path / f"m.{suffix}"

@@ -1,6 +1,7 @@
 """Every error a user can cause, with the exit code the command line gives it."""
 
 import math
+import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -72,6 +73,17 @@ def reason(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """As :func:`reason`, for errors that go on with advice and traces after their first line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
+"""How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether that is what an error says."""
+    # PyTorch's kind by its name, since importing it takes longer than anything else of a short command.
+    kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return kind or _LACKING.search(str(error)) is not None
 
 
 def check_whole(what: str, value: object, least: int) -> None:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,15 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**26
 PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+STRETCHED = {"L;2": 85, "L;4": 17}
+"""By how much Pillow multiplies grey levels of fewer than eight bits, which suits photographs and no class ids."""
 
 
-def _open(path: Path) -> Image.Image:
-    """The decoded image at ``path``, turned upright; DataError if it is missing, damaged, huge or not one image."""
+def _open(path: Path) -> tuple[Image.Image, str]:
+    """The decoded image at ``path``, turned upright, and how its pixels lie in the file, in Pillow's words.
+
+    DataError if it is missing, damaged, huge or not one image.
+    """
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: not a readable image (it is no file)")  # a pipe would never end
     try:
@@ -38,9 +43,10 @@ def _open(path: Path) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # cameras' JPEGs, whose first frame is the photograph
                 raise DataError(f"{path}: {frames} images in one file; allowed is one")
+            stored = _stored(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return image
+            return image, stored
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -57,17 +63,25 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"{path}: not a readable image ({error})") from error
 
 
+def _stored(image: Image.Image) -> str:
+    """Pillow's raw mode, such as ``L;4``, of an image that is not decoded yet."""
+    for tile in cast(Any, image).tile:
+        settings = tile[3]
+        return str(settings[0] if isinstance(settings, tuple) else settings)
+    return ""
+
+
 def read_image(path: Path) -> Pixels:
     """A photograph as RGB uint8 (H, W, 3), turned upright by its EXIF tag; transparency is dropped.
 
     Raises:
         DataError: the file is missing, damaged, too large or has more than 8 bits per channel.
     """
-    image = _open(path)
-    if image.mode not in PHOTO_MODES:
-        raise DataError(
-            f"{path}: image has mode {image.mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}"
-        )
+    image, stored = _open(path)
+    # Pillow has no such modes in colour, and would cut them to eight bits.
+    if image.mode not in PHOTO_MODES or ";16" in stored:
+        mode = stored if image.mode in PHOTO_MODES else image.mode
+        raise DataError(f"{path}: image has mode {mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}")
     if "transparency" in image.info:
         # Pillow warns about palettes with transparency unless they pass through RGBA.
         image = image.convert("RGBA")
@@ -80,7 +94,7 @@ def read_mask(path: Path) -> Pixels:
     Raises:
         DataError: the file is missing, damaged, too large, lossy, coded in colours, or has values above 255.
     """
-    image = _open(path)
+    image, stored = _open(path)
     if image.format in ("JPEG", "MPO"):
         raise DataError(
             f"{path}: mask is a JPEG, whose compression alters class ids; allowed are lossless formats such as PNG"
@@ -90,7 +104,7 @@ def read_mask(path: Path) -> Pixels:
             f"{path}: mask has mode {image.mode}; "
             "allowed are single-channel or palette images of class ids, not colours"
         )
-    mask = np.array(image)
+    mask = np.array(image) // STRETCHED.get(stored, 1)
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 255:
         raise DataError(f"{path}: mask value {low if low < 0 else high} is out of range; allowed are 0 to 255")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from toy_run import BARE, CLASSES, network, toy
 
+from segtrans.bench import plan as planning
 from segtrans.ensembles import Ensemble
 from segtrans.errors import ModelError, UsageError
-from segtrans.models import SegModel
+from segtrans.models import SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
 
@@ -59,6 +60,24 @@ def test_a_lead_is_over_the_images_that_both_attacks_were_made_on(
     assert [among_all[name] for name in names] == [among_large[name] for name in names]
     low, high = among_all["asr_miou_interval"]
     assert low <= among_all["asr_miou"] <= high
+
+
+def test_images_of_a_size_that_a_program_does_not_take_are_named_and_left_out(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Halved(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, x[:, :1]], 1) + nn.functional.avg_pool2d(x, 8).repeat_interleave(8, 2)[:, :1, :, :1]
+
+    with pytest.warns(FutureWarning, match="deprecated"):
+        torch.jit.script(Halved()).save(str(tmp_path / "halved.pt"))
+    monkeypatch.setattr(planning, "load_model", load_model)
+    name = f"script:{tmp_path / 'halved.pt'}?classes={CLASSES}"
+    result = go(surrogates=[name], targets=[name], attacks=["mi"])
+    # 20 rows are no multiple of eight, 24 are.
+    assert [(f["image"], f["where"]) for f in result["failures"]] == [(i, f"clean {name}") for i in "024"]
+    assert all("halved.pt cannot be run on (" in f["reason"] and "\n" not in f["reason"] for f in result["failures"])
+    assert [c["images"] for c in result["cells"]] == [3]
 
 
 def test_an_attack_that_is_not_for_a_surrogate_leaves_the_others(go: Callable[..., dict[str, Any]]) -> None:

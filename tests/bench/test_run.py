@@ -1,6 +1,7 @@
 """The main job on toy models: what is scored, kept, resumed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from segtrans import bench
 from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import work
+from segtrans.data import load_data
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import SegModel
@@ -315,3 +317,11 @@ def test_bad_input_is_one_sentence(
     with pytest.raises(error, match=match) as caught:
         go(**values)
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_from_python_is_recorded_by_its_name(toys: None, data: Path, tmp_path: Path) -> None:
+    mine = replace(load_data(f"folder:{data}?classes={CLASSES}"), name="mine")
+    result = bench.run(
+        surrogates=["a:0"], targets=["a:1"], attacks=["noise"], data=mine, quiet=True, out=tmp_path / "x"
+    )
+    assert (result["config"]["data"], result["data"]["name"]) == ("mine", "mine")

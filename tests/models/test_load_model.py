@@ -47,7 +47,9 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
         ("mean:" + UNET, "two or more"),
         (f"{UNET}&label_map=0,x,1", "label_map is '0,x,1'"),
         (f"{UNET}&label_map=0,1", "label map has 2 entries"),
-        (f"{UNET}&mean=0.5,0.5", "mean .* need one number each"),
+        (f"{UNET}&mean=0.5,0.5", "mean .* need one finite number each"),
+        (f"{UNET}&mean=nan,0.5,0.5", "mean .* need one finite number each"),
+        (f"{UNET}&std=nan,0.5,0.5", "std .* need one finite number each"),
         (f"{UNET}&std=a,b,c", "std is 'a,b,c'; expected three numbers"),
     ],
 )

@@ -229,7 +229,8 @@ def make_plan(
 ) -> Plan:
     """Resolve every name of a configuration.
 
-    ``data`` takes the place of the data set it names, ``models`` and ``attacks`` hold what some of its names stand for.
+    ``data`` takes the place of the data set it names, which the plan's configuration then has the name of; ``models``
+    and ``attacks`` hold what some of its names stand for.
 
     Raises:
         UsageError: an unknown name, an attack that contradicts itself, or models and data whose classes do not agree.
@@ -250,6 +251,8 @@ def make_plan(
         for name in config.attacks
     }
     _check_attacks(found_attacks)
+    if data is not None:
+        config = config.model_copy(update={"data": data.name})
     data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {

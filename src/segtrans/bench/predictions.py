@@ -1,6 +1,5 @@
 """What models say of images, as many at once as memory holds; clean masks on disk, and where a model is usable."""
 
-import re
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,16 +12,13 @@ from torch import Tensor
 from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
-from segtrans.errors import DataError, ModelError
+from segtrans.errors import DataError, ModelError, lacks_memory
 from segtrans.io import to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
 
 NOT_FINITE = "returned NaN or infinite logits"
 TOO_LARGE = "does not fit into memory even with one image at a time"
-
-_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
-"""How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")
@@ -144,9 +140,14 @@ def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
             faults += ["" if fine else NOT_FINITE for fine in finite_images(logits).tolist()]
         return torch.cat(masks), faults
 
-    with torch.inference_mode():
-        found, _ = fitting(chunked, len(x))
-    return found or (torch.zeros_like(x[:, 0], dtype=torch.int64), [TOO_LARGE] * len(x))
+    fault = TOO_LARGE
+    try:
+        with torch.inference_mode():
+            found, _ = fitting(chunked, len(x))
+    except ModelError as error:
+        # A network may not take images of every size.
+        found, fault = None, f"failed ({error})"
+    return found or (torch.zeros_like(x[:, 0], dtype=torch.int64), [fault] * len(x))
 
 
 def fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:
@@ -157,8 +158,7 @@ def fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:
         try:
             return do(chunk=chunk), chunk
         except (RuntimeError, MemoryError) as error:
-            lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or _LACKING.search(str(error))
-            if not lacking:
+            if not lacks_memory(error):
                 raise
         # Out of the except clause, since the error holds on to what was in memory.
         if torch.cuda.is_available():

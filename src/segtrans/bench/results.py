@@ -33,7 +33,7 @@ from segtrans.bench.summary import (
 from segtrans.catalogue import ENTRIES
 from segtrans.interop.foreign import Foreign
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
-from segtrans.models.base import is_transformer
+from segtrans.models.base import is_transformer, plain_backbone
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
 
@@ -156,7 +156,7 @@ def _block(plan: Plan, surrogate: str, target: str) -> str:
     if plan.functions[surrogate] & plan.functions[target]:
         return WHITE_BOX
     ours, theirs = ({member.backbone for member in members(plan.models[name])} for name in (surrogate, target))
-    if (ours & theirs) - {""}:
+    if {*map(plain_backbone, ours)} & {*map(plain_backbone, theirs)} - {""}:
         return SAME_BACKBONE
     if "" in ours | theirs:
         return UNKNOWN_BACKBONE

@@ -61,6 +61,8 @@ def attack(
     from segtrans.data.folder import files
 
     values, switches = _chosen({**options, "data": "images"})
+    if values["data"] != "images":
+        raise UsageError(f"data is {values['data']}; segtrans attack takes photographs, segtrans run a data set")
     raise typer.Exit(_run({"pictures": len(images)} | values, **switches, data=files(images)))
 
 
@@ -136,7 +138,7 @@ def _run(
     written = write_report(plan.store.root)
     if not quiet:
         for path in written:
-            errors.print(f"wrote {path}", soft_wrap=True, highlight=False)
+            errors.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
     for failure in failures(result):
         errors.print(
             f"failed: {failure.named} ({failure.where}): {failure.reason}",

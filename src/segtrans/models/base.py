@@ -1,5 +1,6 @@
 """What a segmentation model is here: images in [0, 1] of any size in, logits at that size out."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,17 @@ def is_transformer(backbone: str) -> bool:
     return "convnext" not in backbone.lower() and TRANSFORMERS.search(backbone.lower()) is not None
 
 
+def plain_backbone(backbone: str) -> str:
+    """What a backbone is called apart from how libraries spell it: ``efficientnetb0`` for ``efficientnet-b0``,
+    ``timm-efficientnet-b0`` and ``tu-efficientnet_b0``, ``resnet50`` for ``resnet50.a1_in1k``.
+    """
+    # What timm says of the weights comes after a point, as numbers do in other names.
+    name = re.sub(r"\.[a-z].*", "", backbone.lower())
+    name = re.sub(r"^((tu|timm|tf)[-_])+", "", name)
+    # timm says the width of a whole network, torchvision does not.
+    return re.sub(r"(?<=[a-z\d])[-_]100$", "", name).replace("-", "").replace("_", "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """What happens to an image in [0, 1] before the network sees it, and how its output comes back to size.
@@ -54,9 +66,10 @@ class Preprocessing:
     align_corners: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise UsageError(
-                f"mean {self.mean} and std {self.std} need one number each for red, green and blue, std above 0"
+                f"mean {self.mean} and std {self.std} need one finite number each for red, green and blue, std above 0"
             )
         if self.multiple < 1 or not 0 <= self.remainder < self.multiple:
             raise UsageError(

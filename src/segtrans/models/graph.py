@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import DataError, UsageError
+from segtrans.errors import DataError, ModelError, UsageError, lacks_memory
 from segtrans.io import file_hash
 from segtrans.models.base import Preprocessing, SegModel, extract_logits
 
@@ -35,6 +35,7 @@ class Graph(nn.Module):
         height, width = shape[2:]
         self.function, self.batch, self.differentiable = function, shape[0], differentiable
         self.fixed_size = None if height is None or width is None else (height, width)
+        self.file = files[0]
         self.hashes = ", ".join(map(file_hash, files))
         self.training = False
         for parameter in function.parameters():
@@ -59,6 +60,17 @@ class Graph(nn.Module):
         return f"sha256={self.hashes}"
 
     def forward(self, x: Tensor) -> Tensor:
+        """The network's output; ModelError where it cannot be run on such images, of a size that it does not take."""
+        try:
+            return self._run(x)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            # TorchScript begins with where it was.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ModelError(f"{self.file} cannot be run on {tuple(x.shape)} ({reason})") from error
+
+    def _run(self, x: Tensor) -> Tensor:
         if self.batch is None:
             return extract_logits(self.function(x))
         parts: list[Tensor] = []
