@@ -114,6 +114,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
         write_json(tmp_path / "result.json", older)
         with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 1"):
             draw_pictures(tmp_path)
+    write_json(tmp_path / "result.json", {**document, "format": "new"})
+    with pytest.raises(DataError, match=r"result\.json: has format 'new'; allowed are whole numbers"):
+        draw_pictures(tmp_path)
     write_json(tmp_path / "result.json", document)
     (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):

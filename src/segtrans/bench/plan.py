@@ -306,6 +306,8 @@ def _check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
 
 def check_writable(out: Path) -> None:
     """UsageError unless a folder can be made at ``out``, before any work is done for it."""
+    if out.is_symlink() and not out.exists():
+        raise UsageError(f"out is {out}, a link to {out.readlink()}, which is not there; give a folder for results")
     existing = next(path for path in (out, *out.resolve().parents) if path.exists())
     if not existing.is_dir():
         raise UsageError(f"out is {out}, but {existing} is a file; give a folder for results")

@@ -37,7 +37,10 @@ def read_document(run: Path) -> Document:
     if not isinstance(document, dict) or not {"config", "cells", "comparison"} <= {*document}:
         raise DataError(f"{path}: not the result of a run")
     result: Document = document
-    if (found := result.get("format", 0)) != FORMAT:
+    found = result.get("format", 0)
+    if not isinstance(found, int):
+        raise DataError(f"{path}: has format {found!r}; allowed are whole numbers")
+    if found != FORMAT:
         cure = "the run has to be made again, since other code made it" if found < FORMAT else "a newer one is needed"
         raise DataError(f"{path}: has format {found}, this version of segtrans reads format {FORMAT}; {cure}")
     return result
