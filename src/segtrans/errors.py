@@ -37,6 +37,10 @@ class ModelError(SegtransError):
     exit_code = 2
 
 
+class ImageSizeError(ModelError):
+    """A network from a file that cannot be run on some images, as a rule for their size; on others it may."""
+
+
 class NonFiniteError(SegtransError):
     """A model returned NaN or infinite logits for some images; ``indices`` are their places in the batch."""
 
@@ -75,8 +79,8 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED")
-"""How PyTorch and CUDA's libraries say so where the error is of no kind of its own."""
+_LACKING = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|[Ff]ailed to allocate")
+"""How PyTorch, CUDA's libraries and onnxruntime say so where the error is of no kind of its own."""
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -65,9 +65,10 @@ def _open(path: Path) -> tuple[Image.Image, str]:
 
 def _stored(image: Image.Image) -> str:
     """Pillow's raw mode, such as ``L;4``, of an image that is not decoded yet."""
-    for tile in cast(Any, image).tile:
-        settings = tile[3]
-        return str(settings[0] if isinstance(settings, tuple) else settings)
+    for codec, *_, settings in cast(Any, image).tile:
+        words: tuple[Any, ...] = settings if isinstance(settings, tuple) else (settings,)
+        # Grey levels of a PGM may end anywhere, and Pillow stretches them, too.
+        return f"{words[0]};{words[1]}" if codec.startswith("ppm") and words[1] != 255 else str(words[0])
     return ""
 
 
@@ -79,7 +80,7 @@ def read_image(path: Path) -> Pixels:
     """
     image, stored = _open(path)
     # Pillow has no such modes in colour, and would cut them to eight bits.
-    if image.mode not in PHOTO_MODES or ";16" in stored:
+    if image.mode not in PHOTO_MODES or (";16" in stored and stored != "BGR;16"):
         mode = stored if image.mode in PHOTO_MODES else image.mode
         raise DataError(f"{path}: image has mode {mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}")
     if "transparency" in image.info:
@@ -104,6 +105,8 @@ def read_mask(path: Path) -> Pixels:
             f"{path}: mask has mode {image.mode}; "
             "allowed are single-channel or palette images of class ids, not colours"
         )
+    if image.mode == "L" and stored not in ("L", *STRETCHED):
+        raise DataError(f"{path}: mask has grey levels of mode {stored}, which are no class ids; allowed are 8 bits")
     mask = np.array(image) // STRETCHED.get(stored, 1)
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 255:

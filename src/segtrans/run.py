@@ -161,7 +161,7 @@ class Run:
         try:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
                 found = model(images)
-        except RuntimeError as error:
+        except (RuntimeError, ModelError) as error:
             # A program that was exported in float32 insists on it.
             if half and "bfloat16" in str(error).lower():
                 raise ModelError(f"the surrogate does not run in bfloat16 ({first_line(error)})") from error

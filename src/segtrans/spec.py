@@ -105,7 +105,7 @@ class RunConfig(BaseModel):
     slurm: dict[str, Any] = Field(default_factory=dict)
     """Further parameters of the jobs, as submitit spells them, such as {slurm_partition: gpu, timeout_min: 240}."""
     save_images: bool = True
-    """Keep every adversarial image as PNG."""
+    """Keep every adversarial image as PNG, and make again what is missing of them."""
     pictures: Annotated[int, Field(ge=0)] = 4
     """How many images are shown with masks."""
     track: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str] | None)] = ()

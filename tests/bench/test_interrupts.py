@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,22 @@ def test_interrupt_between_clean_predictions(
     result = go()
     assert result["interrupted"]
     assert (predicted, result["cells"]) == (["a:0"], [])
+
+
+def test_a_run_that_was_asked_to_stop_does_not_make_lost_images_again(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    go(save_images=False, pictures=0)
+    clean = runner.clean_work
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return clean(*arguments)
+
+    monkeypatch.setattr(runner, "clean_work", interrupted)
+    result = go(pictures=0)
+    assert (result["interrupted"], result["cells"]) == (True, [])
+    assert not list((tmp_path / "run" / "images").rglob("seed0*/*.png"))
 
 
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,8 +262,8 @@ def test_a_folder_for_results_must_be_possible(go: Callable[..., dict[str, Any]]
     with pytest.raises(UsageError, match=r"out is .*file.* is a file; give a folder"):
         go(out=tmp_path / place)
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(UsageError, match=r"out is .*link, a link to nowhere, which is not there; give a folder"):
-        go(out=tmp_path / "link")
+    with pytest.raises(UsageError, match=r"out is .*, but .*link is a link to nowhere, which is not there"):
+        go(out=tmp_path / "link" / "run")
 
 
 def test_a_damaged_shard_is_recomputed(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segtrans.bench.plan import model_hash
 from segtrans.catalogue import attack
-from segtrans.errors import DataError, ModelError, UsageError
+from segtrans.errors import DataError, ImageSizeError, ModelError, UsageError
 from segtrans.models import load_model, wrap
 
 FREE = torch.export.Dim.DYNAMIC
@@ -63,6 +63,16 @@ def test_it_is_the_network_and_keeps_the_contract(kind: str, request: pytest.Fix
     torch.testing.assert_close(model(x), own(x), rtol=1e-5, atol=1e-5)
     mi = attack("mi(iterations=3)")
     torch.testing.assert_close(mi(model, x), mi(own, x), rtol=0, atol=1e-4)
+
+
+def test_sizes_that_a_program_does_not_take_are_named(tmp_path: Path) -> None:
+    tall = {2: torch.export.Dim("height", min=8, max=32)}
+    program = torch.export.export(network(), (torch.rand(2, 3, 16, 24),), dynamic_shapes=(tall,))
+    torch.export.save(program, tmp_path / "tall.pt2")
+    model = load_model(f"program:{tmp_path / 'tall.pt2'}?classes=4")
+    assert model(images((30, 24), 2).float()).shape == (2, 4, 30, 24)
+    with pytest.raises(ImageSizeError, match=r"tall\.pt2 cannot be run on \(2, 3, 40, 24\) \(.+\)$"):
+        model(images((40, 24), 2).float())
 
 
 def test_classes_and_size_are_those_of_the_program(program: Path, script: Path, tmp_path: Path) -> None:

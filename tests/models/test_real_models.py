@@ -7,7 +7,7 @@ import torch
 
 from segtrans.data.voc import voc
 from segtrans.io import to_tensor
-from segtrans.metrics import confusion, miou
+from segtrans.metrics import miou, tally
 from segtrans.models import load_model
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -23,10 +23,10 @@ def test_mobilenetv2_deeplabv3_on_voc(width: str, expected: float) -> None:
     model = load_model(f"hf:{MODELS / f'mobilenetv2_{width}_deeplabv3_voc'}")
     data = voc(VOC).take(40)
     assert model.classes == data.classes
-    counts = torch.zeros(21, 21, dtype=torch.int64)
+    counts = torch.zeros(3, 21, dtype=torch.int64)
     with torch.inference_mode():
         for sample in data:
             assert sample.label is not None
             prediction = model(to_tensor(sample.image)[None]).argmax(1)
-            counts += confusion(sample.label[None], prediction, 21)[0]
+            counts += tally(sample.label[None], prediction, 21)[0]
     assert float(miou(counts)) == pytest.approx(expected, abs=0.01)

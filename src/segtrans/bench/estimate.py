@@ -59,7 +59,7 @@ def estimate(plan: Plan) -> Estimate:
     noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, seed=0).adversarial
     masks, _ = predict(plan.models[plan.targets[0]], x)
     image_bytes = sum(len(encode_png(to_pixels(image))) for image in noise) / len(samples)
-    mask_bytes = sum(len(encode_png(mask.byte().cpu().numpy())) for mask in masks) / len(samples)
+    mask_bytes = sum(len(encode_png(mask.cpu().numpy())) for mask in masks) / len(samples)
     unseen = [
         (model, len(images)) for model in plan.models for images in plan.slices if not plan.is_seen(model, images)
     ]
@@ -68,7 +68,7 @@ def estimate(plan: Plan) -> Estimate:
     crafted = sum(len(unit.images) for unit, (evaluations, _) in left.items() if evaluations is not None)
     return Estimate(
         units=len(plan.units),
-        done=sum(map(plan.is_done, plan.units)),
+        done=sum(map(plan.is_whole, plan.units)),
         images=len(plan.data),
         gradient_evaluations=sum(evaluations or 0 for evaluations, _ in left.values()),
         forward_passes=sum(count for _, count in passes),

@@ -137,7 +137,14 @@ class Plan:
         """Whether those adversarial images of a crafted unit that a run keeps, or all, are on disk, sound or not."""
         images = {*crafted.header["images"]}
         wanted = images if all_of_them or self.config.save_images else images & {*self.pictured}
-        return all(self.adversarial_path(unit, image).is_file() for image in wanted)
+        folder = self.store.root / self.adversarial_folder(unit)
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+        return {self.store.png("", image).name for image in wanted} <= there
+
+    def is_whole(self, unit: Unit) -> bool:
+        """Whether a unit is done and those of its images that a run keeps are there."""
+        crafted = self.store.read(self.unit_name(unit), self.unit_identity(unit)) if self.is_done(unit) else None
+        return crafted is not None and self.has_images(unit, crafted)
 
     def check_device(self) -> None:
         """MissingError unless what the run is for can be computed here.
@@ -201,8 +208,11 @@ class Plan:
 
     def adversarial_path(self, unit: Unit, image: str) -> Path:
         """Where an image lies as a unit's attack made it."""
+        return self.store.png(self.adversarial_folder(unit), image)
+
+    def adversarial_folder(self, unit: Unit) -> str:
         trial, short = unit.trial, self.unit_identity(unit)[:8]
-        return self.store.png(f"images/{slug(trial.surrogate)}/{slug(trial.attack)}/seed{trial.seed}-{short}", image)
+        return f"images/{slug(trial.surrogate)}/{slug(trial.attack)}/seed{trial.seed}-{short}"
 
     def mask_path(self, unit: Unit, model: str, image: str) -> Path:
         """Where a model's mask of an adversarial image lies."""
@@ -306,8 +316,9 @@ def _check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
 
 def check_writable(out: Path) -> None:
     """UsageError unless a folder can be made at ``out``, before any work is done for it."""
-    if out.is_symlink() and not out.exists():
-        raise UsageError(f"out is {out}, a link to {out.readlink()}, which is not there; give a folder for results")
+    for path in (out, *out.parents):
+        if path.is_symlink() and not path.exists():
+            raise UsageError(f"out is {out}, but {path} is a link to {path.readlink()}, which is not there")
     existing = next(path for path in (out, *out.resolve().parents) if path.exists())
     if not existing.is_dir():
         raise UsageError(f"out is {out}, but {existing} is a file; give a folder for results")

@@ -12,7 +12,7 @@ from torch import Tensor
 from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
-from segtrans.errors import DataError, ModelError, lacks_memory
+from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
 from segtrans.io import to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
@@ -115,28 +115,28 @@ def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
         if fault:
             raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before") from None
         plan.store.write_mask(path, prediction)
-        return prediction.cpu()
+        return prediction.long().cpu()
 
 
 def images_of(samples: list[Sample], device: torch.device) -> Tensor:
     return torch.stack([to_tensor(sample.image) for sample in samples]).to(device)
 
 
-def labels_of(samples: list[Sample], device: torch.device) -> Tensor | None:
-    """Labels (N, H, W), or None where the data set has none."""
+def labels_of(samples: list[Sample]) -> Tensor | None:
+    """Labels (N, H, W) on the CPU, or None where the data set has none."""
     labels = [sample.label for sample in samples if sample.label is not None]
-    return torch.stack(labels).to(device) if labels else None
+    return torch.stack(labels) if labels else None
 
 
 def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
-    """Class ids (N, H, W) where the images are, and what was wrong with each of them, or nothing."""
+    """Class ids uint8 (N, H, W) where the images are, and what was wrong with each of them, or nothing."""
 
     def chunked(chunk: int) -> tuple[Tensor, list[str]]:
         masks: list[Tensor] = []
         faults: list[str] = []
         for part in x.split(chunk):
             logits = model(part)
-            masks.append(predicted_classes(logits))
+            masks.append(predicted_classes(logits).byte())
             faults += ["" if fine else NOT_FINITE for fine in finite_images(logits).tolist()]
         return torch.cat(masks), faults
 
@@ -144,10 +144,9 @@ def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
     try:
         with torch.inference_mode():
             found, _ = fitting(chunked, len(x))
-    except ModelError as error:
-        # A network may not take images of every size.
+    except ImageSizeError as error:
         found, fault = None, f"failed ({error})"
-    return found or (torch.zeros_like(x[:, 0], dtype=torch.int64), [fault] * len(x))
+    return found or (torch.zeros_like(x[:, 0], dtype=torch.uint8), [fault] * len(x))
 
 
 def fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:

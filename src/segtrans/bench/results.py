@@ -81,8 +81,12 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         """On the images of both, of which either attack may have failed on some."""
         one, other = scores[ours], scores[theirs]
         if one.images != other.images:
-            shared = [image for image in one.images if image in {*other.images}]
-            one, other = (score(s.counts[[s.images.index(i) for i in shared]], shared) for s in (one, other))
+            places = [{image: n for n, image in enumerate(s.images)} for s in (one, other)]
+            shared = [image for image in one.images if image in places[1]]
+            one, other = (
+                score(s.counts[[at[image] for image in shared]], shared)
+                for s, at in zip((one, other), places, strict=True)
+            )
         return {n: (one.measures[n] - other.measures[n], one.drawn[n] - other.drawn[n]) for n in HEADLINES}
 
     replicates = {key: score.drawn for key, score in scores.items()}

@@ -118,7 +118,7 @@ def finish(
         # Where asked to stop early, what was finished in another run of this folder is still told of.
         ready = [unit for unit in plan.units if all(view in clean for view in plan.views_of(unit))]
         overall = progress.add_task("units", total=len(plan.units))
-        _share(plan, {unit: plan.unit_identity(unit) for unit in ready}, attack, plan.is_done, stop, first)
+        _share(plan, {unit: plan.unit_identity(unit) for unit in ready}, attack, plan.is_whole, stop, first)
     return clean, done
 
 

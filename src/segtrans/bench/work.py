@@ -110,7 +110,8 @@ class UnitWork:
         lost: list[tuple[str, str]] = []
         for samples in ahead(batches(plan, unit.images, self.usable[trial.surrogate], lost, most)):
             x = images_of(samples, plan.device)
-            y = labels_of(samples, plan.device)
+            labels = labels_of(samples)
+            y = None if labels is None else labels.to(plan.device)
             started = time.perf_counter()
             reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
             try:
@@ -181,11 +182,11 @@ class UnitWork:
         return True
 
     def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
-        if not kept:
+        if not kept or not self.parts:
             return
         plan, samples = self.plan, [sample for sample, _ in kept]
         attacked = torch.stack([to_tensor(pixels) for _, pixels in kept]).to(plan.device)
-        truth = labels_of(samples, plan.device)
+        truth = labels_of(samples)
         for name, parts in self.parts.items():
             use = [i for i, sample in enumerate(samples) if sample.name in self.usable[name]]
             if not use:
@@ -198,15 +199,25 @@ class UnitWork:
             if not fine:
                 continue
             use, after = [use[k] for k in fine], predictions[fine]
-            # All at once and where the predictions are: a GPU is not to wait for a CPU that counts.
-            before = torch.stack([clean_mask(plan, name, samples[i]) for i in use]).to(plan.device)
-            parts.append(
-                Counts.of(before if truth is None else truth[use], before, after, len(plan.models[name].classes))
-            )
+            before = torch.stack([clean_mask(plan, name, samples[i]) for i in use])
+            of = before if truth is None else truth[use]
+            counts, _ = fitting(partial(_counts, of, before, after, len(plan.models[name].classes)), len(use))
+            assert counts is not None, "what a network had room for can be counted"
+            parts.append(counts)
             self.scored[name] += [samples[i].name for i in use]
             for i, mask in zip(use, after, strict=True):
                 if samples[i].name in plan.pictured:
                     plan.store.write_mask(plan.mask_path(self.unit, name, samples[i].name), mask)
+
+
+def _counts(truth: Tensor, before: Tensor, after: Tensor, classes: int, *, chunk: int) -> Counts:
+    """Of many at once and where predictions are: a GPU is not to wait for a CPU that counts image by image."""
+
+    def here(masks: Tensor) -> Tensor:
+        return masks.to(after.device).long()
+
+    parts = zip(truth.split(chunk), before.split(chunk), after.split(chunk), strict=True)
+    return Counts.concatenate([Counts.of(here(t), here(b), here(a), classes) for t, b, a in parts])
 
 
 def _reset_memory(device: torch.device) -> None:

@@ -6,7 +6,6 @@ time.
 
 import inspect
 import random
-import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
-from segtrans.errors import ModelError, SegtransError, UsageError, check_number, reason, unknown
+from segtrans.errors import ModelError, SegtransError, UsageError, check_number, lacks_memory, reason, unknown
 from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
 from segtrans.interop.libraries import LIBRARIES, find, installed_version
 from segtrans.interop.settings import (
@@ -225,7 +224,7 @@ class Foreign:
                 raise
             except Exception as error:
                 # Runs know what to do where memory ends.
-                if isinstance(error, RuntimeError) and re.search("memory|ALLOC_FAILED", str(error)):
+                if lacks_memory(error):
                     raise
                 name, size = f"{self.library}:{self.name}", " × ".join(map(str, image.shape[-2:]))
                 raise ModelError(f"attack {name} fails on an image of {size}: {reason(error)}") from error

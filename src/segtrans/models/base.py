@@ -36,7 +36,7 @@ def plain_backbone(backbone: str) -> str:
     ``timm-efficientnet-b0`` and ``tu-efficientnet_b0``, ``resnet50`` for ``resnet50.a1_in1k``.
     """
     # What timm says of the weights comes after a point, as numbers do in other names.
-    name = re.sub(r"\.[a-z].*", "", backbone.lower())
+    name = re.sub(r"\.(\w+_)?in\d+k.*", "", backbone.lower())
     name = re.sub(r"^((tu|timm|tf)[-_])+", "", name)
     # timm says the width of a whole network, torchvision does not.
     return re.sub(r"(?<=[a-z\d])[-_]100$", "", name).replace("-", "").replace("_", "")

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import DataError, ModelError, UsageError, lacks_memory
+from segtrans.errors import DataError, ImageSizeError, UsageError, lacks_memory
 from segtrans.io import file_hash
 from segtrans.models.base import Preprocessing, SegModel, extract_logits
 
@@ -60,15 +60,15 @@ class Graph(nn.Module):
         return f"sha256={self.hashes}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's output; ModelError where it cannot be run on such images, of a size that it does not take."""
+        """The network's output; ImageSizeError where it cannot be run on such images."""
         try:
             return self._run(x)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             if lacks_memory(error):
                 raise
             # TorchScript begins with where it was.
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ModelError(f"{self.file} cannot be run on {tuple(x.shape)} ({reason})") from error
+            raise ImageSizeError(f"{self.file} cannot be run on {tuple(x.shape)} ({reason})") from error
 
     def _run(self, x: Tensor) -> Tensor:
         if self.batch is None:

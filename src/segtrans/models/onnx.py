@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segtrans.errors import DataError, ModelError, UsageError, first_line, optional
+from segtrans.errors import DataError, ImageSizeError, ModelError, UsageError, first_line, lacks_memory, optional
 from segtrans.io import write_atomically
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SegModel
 from segtrans.models.graph import Graph, Shape, existing, graph_model
@@ -89,7 +89,9 @@ class Session(nn.Module):
         try:
             (logits,) = self._session().run([target], {source: z.numpy()})
         except Exception as error:
-            raise ModelError(f"{self.path} cannot be run on {tuple(z.shape)} ({first_line(error)})") from error
+            if lacks_memory(error):
+                raise MemoryError(str(error)) from error
+            raise ImageSizeError(f"{self.path} cannot be run on {tuple(z.shape)} ({first_line(error)})") from error
         return torch.from_numpy(logits).to(x)
 
     def _session(self) -> Any:

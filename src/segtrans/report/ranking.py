@@ -106,19 +106,27 @@ def incomplete(document: Document) -> list[str]:
     found: list[str] = []
     for block in ranked_blocks(document):
         pairs = {r.attack: r.scores[block].pairs if block in r.scores else 0 for r in ranking(document)}
-        for counts, what in ((pairs, "pairs"), (_fewest_images(document, block), "images")):
-            most = max(counts.values(), default=0)
-            found += [f"{a} ({count} of {most} {what} in {block})" for a, count in counts.items() if count < most]
+        most = max(pairs.values(), default=0)
+        found += [f"{attack} ({count} of {most} pairs in {block})" for attack, count in pairs.items() if count < most]
+        lacking = _lacking_images(document, block)
+        found += [f"{attack} ({fewer} of {all_} images in {block})" for attack, (fewer, all_) in lacking.items()]
     return found
 
 
-def _fewest_images(document: Document, block: str) -> dict[str, int]:
-    """Per attack, of how many images the pair with the fewest is."""
-    fewest: dict[str, int] = {}
-    for cell in document["cells"]:
-        if cell["block"] == block:
-            fewest[cell["attack"]] = min(cell["images"], fewest.get(cell["attack"], cell["images"]))
-    return fewest
+def _lacking_images(document: Document, block: str) -> dict[str, tuple[int, int]]:
+    """Attacks that were made on fewer images than another on some pair and seed, with both numbers where most lack."""
+    cells = [cell for cell in document["cells"] if cell["block"] == block]
+    most: dict[tuple[Any, ...], int] = {}
+    for cell in cells:
+        pair = cell["surrogate"], cell["target"], cell["seed"]
+        most[pair] = max(cell["images"], most.get(pair, 0))
+    lacking: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        here, all_ = cell["images"], most[cell["surrogate"], cell["target"], cell["seed"]]
+        fewer, of = lacking.get(cell["attack"], (0, 0))
+        if all_ - here > of - fewer:
+            lacking[cell["attack"]] = here, all_
+    return lacking
 
 
 def headline(document: Document) -> str:
@@ -126,9 +134,8 @@ def headline(document: Document) -> str:
     block, ranked = ranked_blocks(document)[0], ranking(document)
     known = [(r, r.scores[block]) for r in ranked if block in r.scores and r.scores[block].asr_miou is not None]
     # What was made on other surrogates or images cannot be compared.
-    images = _fewest_images(document, block)
-    most = max(((score.pairs, images[r.attack]) for r, score in known), default=(0, 0))
-    known = [(r, score) for r, score in known if (score.pairs, images[r.attack]) == most]
+    most, lacking = max((score.pairs for _, score in known), default=0), _lacking_images(document, block)
+    known = [(r, score) for r, score in known if score.pairs == most and r.attack not in lacking]
     attacks = [(r.attack, score) for r, score in known if r.place is not None]
     if not attacks:
         return ""
