@@ -230,6 +230,18 @@ def test_masks_of_few_bits_keep_their_ids(tmp_path: Path, bits: int, row: int, i
     assert read_image(tmp_path / "x.png")[0, :, 0].tolist() == grey, "as a photograph they are grey levels"
 
 
+@pytest.mark.parametrize(("head", "read"), [("P1 4 1", True), ("P2 4 1 255", True), ("P2 4 1 20", False)])
+def test_masks_in_text(tmp_path: Path, head: str, read: bool):
+    path = tmp_path / "x.pgm"
+    path.write_text(f"{head}\n0 1 1 0\n")
+    assert read_image(path).shape == (1, 4, 3)
+    if read:
+        assert {*read_mask(path).flatten().tolist()} == {0, 1}
+    else:
+        with refused(f"{path}: mask has grey levels of mode L;20, which are no class ids; allowed are 8 bits"):
+            read_mask(path)
+
+
 @pytest.mark.parametrize(("colour", "channels", "mode"), [(2, 3, "RGB;16B"), (4, 2, "LA;16B"), (6, 4, "RGBA;16B")])
 def test_photographs_of_16_bits_in_colour_are_refused(tmp_path: Path, colour: int, channels: int, mode: str):
     path = tmp_path / "x.png"

@@ -68,7 +68,8 @@ def _stored(image: Image.Image) -> str:
     for codec, *_, settings in cast(Any, image).tile:
         words: tuple[Any, ...] = settings if isinstance(settings, tuple) else (settings,)
         # Grey levels of a PGM may end anywhere, and Pillow stretches them, too.
-        return f"{words[0]};{words[1]}" if codec.startswith("ppm") and words[1] != 255 else str(words[0])
+        stretched = codec.startswith("ppm") and words[1:] not in ((), (255,))
+        return f"{words[0]};{words[1]}" if stretched else str(words[0])
     return ""
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from segtrans.bench.identity import attack_identity, model_hash
 from segtrans.catalogue import attack
-from segtrans.errors import ModelError, UsageError
+from segtrans.errors import ImageSizeError, ModelError, UsageError
 from segtrans.features import forward_with
 from segtrans.models import SegModel, load_model, wrap
 from segtrans.threat import LInf
@@ -100,12 +100,13 @@ def test_a_first_attack_has_the_precision_of_the_whole(model: SegModel, images: 
     assert types.count(torch.bfloat16) >= 10
 
 
-def test_a_surrogate_that_insists_on_float32_is_named(images: Tensor) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, ImageSizeError], ids=["module", "program"])
+def test_a_surrogate_that_insists_on_float32_is_named(kind: type[Exception], images: Tensor) -> None:
     class Insists(Blocks):
         def forward(self, x: Tensor) -> Tensor:
             inner = self.first(x)
             if inner.dtype != torch.float32:
-                raise RuntimeError("Tensor dtype mismatch! Expected: Float, Got: c10::BFloat16\nmore")
+                raise kind("Tensor dtype mismatch! Expected: Float, Got: c10::BFloat16\nmore")
             return self.last(self.second(inner))
 
     model = wrap(Insists(), 5)
