@@ -68,7 +68,7 @@ def estimate(plan: Plan) -> Estimate:
     crafted = sum(len(unit.images) for unit, (evaluations, _) in left.items() if evaluations is not None)
     return Estimate(
         units=len(plan.units),
-        done=sum(map(plan.is_whole, plan.units)),
+        done=sum(evaluations is None and not targets for evaluations, targets in left.values()),
         images=len(plan.data),
         gradient_evaluations=sum(evaluations or 0 for evaluations, _ in left.values()),
         forward_passes=sum(count for _, count in passes),

@@ -48,9 +48,7 @@ are more often its mistakes than something in the picture, and each would weigh 
 
 @dataclass(frozen=True)
 class _Score:
-    """What a target did with the images ``images``, and with all images ``weights[r, n]`` times (R, all images) the
-    replicates ``drawn`` of its headline measures.
-    """
+    """What a target did with ``images``: counts, measures, and the replicates ``drawn`` (R,) of the headline ones."""
 
     counts: Counts
     images: Sequence[str]
