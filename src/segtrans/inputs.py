@@ -25,12 +25,18 @@ def check_labels(y: Tensor, x: Tensor) -> None:
         raise UsageError(f"labels are {y.dtype} {tuple(y.shape)}; expected torch.int64 {expected}")
 
 
-def check_classes(y: Tensor, classes: int) -> None:
-    """UsageError unless labels, of any shape, are from 0 to below the number of the surrogate's classes, or 255."""
-    wrong = (y != VOID) & ((y < 0) | (y >= classes))
-    if wrong.any():
+def label_range(y: Tensor) -> tuple[int, int]:
+    """The least and the largest of labels of any shape, with 0 for 255."""
+    low, high = y.where(y != VOID, 0).aminmax()
+    return int(low), int(high)
+
+
+def check_classes(found: tuple[int, int], classes: int) -> None:
+    """UsageError unless the :func:`label_range` is from 0 to below the number of the surrogate's classes."""
+    low, high = found
+    if low < 0 or high >= classes:
         raise UsageError(
-            f"labels contain {int(y[wrong][0])}; the surrogate has {classes} classes, "
+            f"labels contain {low if low < 0 else high}; the surrogate has {classes} classes, "
             f"so allowed are 0 to {classes - 1} and {VOID} (void)"
         )
 

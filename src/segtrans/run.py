@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
-from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, checked_weights
+from segtrans.inputs import (
+    allowed_region,
+    check_classes,
+    check_images,
+    check_labels,
+    check_logits,
+    checked_weights,
+    label_range,
+)
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -126,6 +134,8 @@ class Run:
         self._everywhere = bool(self.allowed.all())
         if attack.area.hidden:
             self.y = self.y.where(~area[:, 0], VOID)
+        # Read before anything is asked of the surrogate, for which reading it would wait on a GPU.
+        self._label_range = label_range(self.y)
         self._transforms = attack.transforms
         self._adjustments: dict[int, Tensor] = {}
         self._first = 0  # of the items in hand, over all copies of all images
@@ -387,7 +397,7 @@ class Run:
     def check(self, logits: Tensor, images: Tensor) -> None:
         """ModelError unless ``logits`` are some of ``images`` at their size, UsageError for labels they do not know."""
         check_logits(logits, images)
-        check_classes(self.y, logits.shape[1])
+        check_classes(self._label_range, logits.shape[1])
         self.attack.goal.check(logits.shape[1])
 
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, SegtransError, UsageError, check_number, lacks_memory, reason, unknown
-from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits
+from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, label_range
 from segtrans.interop.libraries import LIBRARIES, find, installed_version
 from segtrans.interop.settings import (
     ALIASES,
@@ -213,7 +213,7 @@ class Foreign:
             return image, False, True, 0
         if labels is None:
             labels = predicted_classes(logits)
-        check_classes(labels, logits.shape[1])
+        check_classes(label_range(labels), logits.shape[1])
         if self.threat.radius == 0 or bool((labels == VOID).all()):
             return image, True, False, 0
         shown = Shown(model, image, labels, allowed, logits)
