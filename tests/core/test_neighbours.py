@@ -380,3 +380,18 @@ def test_vni_is_vmi_that_looks_ahead() -> None:
     assert ENTRIES["vni"].attack.gradients == (Variance(ahead=1.0), Momentum())
     one, other = (read(f"{name}(iterations=3)")(MODEL, X, Y) for name in ("vmi", "vni"))
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("text", [*(name for name in ("ni", "vni", "emi", "pgn")), "variance(samples=2, ahead=1) + mi"])
+def test_what_lies_ahead_stays_within_the_region(text: str) -> None:
+    region = torch.zeros(SIZE, dtype=torch.bool)
+    region[2:6, 3:9] = True
+    shown: list[Tensor] = []
+    hook = MODEL.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].detach()))
+    read(text)(MODEL, X, Y, region=region)
+    hook.remove()
+    assert len(shown) > 1
+    inside = torch.cat(shown).where(region, 0)
+    assert (inside != inside[:1]).any()
+    for x in shown:
+        assert torch.equal(x.where(~region, 0), X.where(~region, 0))

@@ -51,7 +51,8 @@ class VarianceReduced(_OneByOne):
     Every image draws its own members. ∇_k(z) is taken once per member and not again in every step, and the first step
     needs none, since at z itself the corrected gradient is ∇(z) whatever the member. The authors' code averages logits
     for ∇, and steps a tenth of the budget; ours keeps that length whatever the attack's step. On one surrogate nothing
-    is left to correct: it is momentum along a path of ``rounds`` steps.
+    is left to correct: it is momentum along a path of ``rounds`` steps. With input transformations that draw, every
+    gradient sees other numbers, so that some of what is corrected is the transformation's.
 
     Attributes:
         rounds: steps of the path per member; 1 on one surrogate takes the gradient at z.
@@ -108,7 +109,9 @@ class AdaptiveWeights(_OneByOne):
 
     Pixels are dropped where the cosine of two members' gradients, over the three channels and on average over all
     pairs, lies below ``threshold``. The authors' code weighs logits instead of gradients, finds its weights in the
-    first iteration alone, and leaves a member out of that average. On one surrogate the gradient is left as it is.
+    first iteration alone, and leaves a member out of that average. On one surrogate the gradient is left as it is. With
+    input transformations that draw, members are asked with different numbers, so that some of their disagreement is
+    the transformation's.
 
     Attributes:
         contrast: the paper's β; 0 weighs all members alike.

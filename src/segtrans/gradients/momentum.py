@@ -47,4 +47,4 @@ class Nesterov(Momentum):
     """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
 
     def _look(self, z: Tensor, velocity: Tensor, run: Run) -> Tensor:
-        return z + self.decay * run.alpha * run.threat.ahead(velocity)
+        return z + self.decay * run.alpha * run.confined(run.threat.ahead(velocity), 0)

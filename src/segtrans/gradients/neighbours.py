@@ -90,7 +90,8 @@ class Variance(_Neighbours):
 
         def tuned(z: Tensor) -> Tensor:
             nonlocal variance, velocity
-            own = gradient(z + self.ahead * run.alpha * run.threat.ahead(velocity) if self.ahead else z)
+            look = self.ahead * run.alpha * run.confined(run.threat.ahead(velocity), 0) if self.ahead else 0
+            own = gradient(z + look)
             value = own + variance
             velocity = self.ahead * velocity + normalise(value)
             if self._samples:
@@ -173,7 +174,8 @@ class Flatness(_Neighbours):
                 near = z + _noise(run, draw, self.radius)
                 here = gradient(near)
                 if self.balance:
-                    back = near - self.back * run.threat.radius * run.threat.ahead(normalise(here))
+                    away = run.confined(run.threat.ahead(normalise(here)), 0)
+                    back = near - self.back * run.threat.radius * away
                     here = (1 - self.balance) * here + self.balance * gradient(back)
                 total = total + here
             return total / self.samples
@@ -258,9 +260,9 @@ class LineAverage(GradientTransform):
 
         def average(z: Tensor) -> Tensor:
             nonlocal line
-            total = torch.zeros_like(z)
+            total, along = torch.zeros_like(z), run.threat.radius * run.confined(run.threat.ahead(line), 0)
             for place in places:
-                total = total + gradient(z + place * run.threat.radius * run.threat.ahead(line))
+                total = total + gradient(z + place * along)
             line = normalise(total)
             return total / self.samples
 
