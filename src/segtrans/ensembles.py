@@ -32,9 +32,9 @@ class Ensemble(nn.Module):
         if len(models) < 2:
             raise UsageError(f"an ensemble of {len(models)} model(s); allowed are two or more")
         check_choice("fuse", fuse, ("logits", "probabilities", "loss"))
-        counts = {model.name: len(model.classes) for model in models}
-        if len(set(counts.values())) > 1:
-            raise UsageError(f"an ensemble's models must have the same classes; these have {counts}")
+        counts = [f"{model.name} {len(model.classes)}" for model in models]
+        if len({len(model.classes) for model in models}) > 1:
+            raise UsageError(f"an ensemble's models must have the same classes; these have: {', '.join(counts)}")
         self.members = nn.ModuleList(models)
         self.fuse, self.apart = fuse, fuse == "loss"
         self.name = f"{'mean' if fuse == 'logits' else fuse}:" + ",".join(model.name for model in models)

@@ -119,7 +119,7 @@ class QueriedWeights:
 
 def _success(victim: Victim, images: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     with torch.inference_mode():
-        output = victim(images)
+        output = victim(images.clone())  # it may work in place
         masks = predicted_classes(output) if output.ndim == 4 else output
         if masks.shape != labels.shape:
             raise ModelError(

@@ -120,6 +120,9 @@ class WorstCase:
         found = [attack.perturb(model, x, y, chunk=chunk, **options) for attack in self.attacks]
         size = len(x) if chunk is None else chunk
         labels = _predicted(model, x, size)[0] if y is None else y
+        # Judged by the pixels that the attacks are about.
+        for area in {attack.area for attack in self.attacks if attack.area.hidden}:
+            labels = labels.where(~area.mask(x, labels)[:, 0], VOID)
         worst, fewest = x.detach(), torch.full((len(x),), torch.inf, device=x.device)
         for result in found:
             predicted, finite = _predicted(model, result.adversarial, size)

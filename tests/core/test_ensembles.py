@@ -3,11 +3,12 @@
 import pytest
 import torch
 from ensemble_of_toys import MODELS, each_fuse, member
-from torch import Tensor
+from torch import Tensor, nn
 
 from segtrans.attack import Attack
 from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
+from segtrans.models import wrap
 from toys import CLASSES, Context, images, labels, run_of
 
 X, Y = images(2), labels(2)
@@ -54,6 +55,12 @@ def test_twins_are_as_good_as_one(fuse: str) -> None:
     twins = Ensemble([MODELS[0], MODELS[0]], fuse)  # type: ignore[arg-type]
     attack = Attack(iterations=3)
     assert (attack(twins, X, Y) - attack(MODELS[0], X, Y)).abs().max() < 1e-9
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    models = [wrap(nn.Conv2d(3, classes, 1), classes) for classes in (5, 4)]
+    with pytest.raises(UsageError, match="must have the same classes; these have: Conv2d 5, Conv2d 4"):
+        Ensemble(models)
 
 
 def test_what_does_not_go_together_is_refused() -> None:

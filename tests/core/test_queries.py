@@ -245,3 +245,10 @@ def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> N
 def test_answers_of_another_size_are_refused(answer: Tensor) -> None:
     with pytest.raises(ModelError, match="expected masks"):
         SEARCH(ENSEMBLE, lambda x: answer, X, Y)
+
+
+def test_a_victim_may_work_in_place() -> None:
+    victim = Context(7)
+    found = SEARCH(ENSEMBLE, lambda z: victim(z.sub_(0.1).div_(0.9)).argmax(1), X, Y)
+    expected = SEARCH(ENSEMBLE, lambda z: victim((z - 0.1) / 0.9).argmax(1), X, Y)
+    assert same(found, expected)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segtrans.areas import Classes
 from segtrans.attack import Attack, ZeroGradientWarning
 from segtrans.bench import run
 from segtrans.catalogue import ENTRIES, compose
@@ -187,3 +188,12 @@ def test_runs_take_it(tmp_path: Path) -> None:
     assert attack["gradient_evaluations_per_iteration"] == 2
     (cost,) = document["costs"]
     assert cost["gradient_evaluations"] == 4
+
+
+def test_pixels_that_the_attacks_leave_out_do_not_count() -> None:
+    members = tuple(compose(attack, Classes(classes=(0,))) for attack in MEMBERS)
+    found = WorstCase(attacks=members)(MODEL, X, Y, seed=3)
+    judged = Y.where(Y != 0, VOID)
+    scores = torch.stack([right(attack(MODEL, X, Y, seed=3), judged) for attack in members])
+    assert torch.equal(right(found, judged), scores.min(0).values)
+    assert (scores.min(0).values < scores.max(0).values).any()
