@@ -59,6 +59,20 @@ def photographs(size: tuple[int, int], folder: str = "", device: torch.device | 
     return torch.stack([to_tensor(_fitted(path, size)) for path in chosen(folder)]).to(device)
 
 
+@lru_cache(maxsize=4)
+def colours(folder: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every photograph's channels, (M, 3, 1, 1) each."""
+    # At one resolution, so that they do not depend on the attacked image.
+    pictures = photographs((256, 256), folder, device)
+    return pictures.mean((2, 3), keepdim=True), pictures.std((2, 3), correction=0, keepdim=True)
+
+
+def forget() -> None:
+    """Drop what is kept of the photographs: files may have changed."""
+    photographs.cache_clear()
+    colours.cache_clear()
+
+
 def chosen(folder: str = "") -> list[Path]:
     """The files of a bank; errors as in :func:`photographs`."""
     # Imported late, since the data sets in turn take the list of free photographs from here.

@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from segtrans import bank
 from segtrans.bank import free_photographs, photographs
+from segtrans.bench.identity import attack_identity
+from segtrans.catalogue import attack as read_attack
 from segtrans.data import load_data
 from segtrans.errors import DataError, MissingError
 from segtrans.io import read_image, write_image
+from toys import Context, images, labels
 
 
 def folder_of(root: Path, *levels: int) -> str:
@@ -100,3 +105,13 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png: .* no image of a format read here"):
         photographs((2, 2), str(tmp_path))
+
+
+def test_a_plan_reads_photographs_anew(tmp_path: Path) -> None:
+    attack, x, y = read_attack("admix(bank=PLACE) + mi".replace("PLACE", repr(str(tmp_path)))), images(1), labels(1)
+    results: list[Tensor] = []
+    for level in (0, 255):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(tmp_path / "a.png")
+        attack_identity(attack)
+        results.append(attack(Context(), x, y))
+    assert not torch.equal(*results)

@@ -1,13 +1,12 @@
 """Other photographs mixed into the image, and the image at evenly spaced brightnesses; labels stay as they are."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from segtrans.bank import photographs
+from segtrans.bank import colours, photographs
 from segtrans.errors import check_number
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range
@@ -23,14 +22,6 @@ def _picture(bank: str, x: Tensor, draw: Draw) -> Tensor:
 
 def _which(count: int, draw: Draw) -> Tensor:
     return draw.integers(torch.full_like(draw.copy, count))
-
-
-@lru_cache(maxsize=4)
-def _colours(bank: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every photograph's channels, (M, 3, 1, 1) each."""
-    # At one resolution, so that they do not depend on the attacked image.
-    pictures = photographs((256, 256), bank, device)
-    return pictures.mean((2, 3), keepdim=True), pictures.std((2, 3), correction=0, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +138,7 @@ class StyleMix(Transform):
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
         if self.keep < 1:
-            means, contrasts = _colours(self.bank, x.device)
+            means, contrasts = colours(self.bank, x.device)
             which = _which(len(means), draw)
             mean, contrast = means[which].to(x.dtype), contrasts[which].to(x.dtype)
             centred = x - x.mean((2, 3), keepdim=True)
