@@ -1,20 +1,24 @@
 """What cannot be read, predicted, attacked or held in memory is named, and the rest goes on."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from toy_run import BARE, CLASSES, network, toy
 
 from segtrans.bench import plan as planning
+from segtrans.bench.estimate import Estimate, estimate
 from segtrans.ensembles import Ensemble
-from segtrans.errors import ModelError, UsageError
+from segtrans.errors import ImageSizeError, ModelError, UsageError
 from segtrans.models import SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
+from segtrans.spec import make_config
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -139,6 +143,49 @@ def test_what_an_attack_asks_of_images_and_models_in_vain_leaves_the_others(go: 
     }
 
 
+class Fussy(nn.Module):
+    """Cannot take an image whose first pixel is as red as that."""
+
+    def __init__(self, inner: nn.Module, red: float) -> None:
+        super().__init__()
+        self.inner, self.red = inner, red
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and (x[:, 0, 0, 0] == self.red).any():
+            raise ImageSizeError("it is too red")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_an_image_that_cannot_be_attacked_takes_no_other_along(go: Callable[..., dict[str, Any]], batch: int) -> None:
+    own = SegModel(Fussy(network(0), 1.0), CLASSES, preprocessing=BARE, name="fussy")
+    result = go(surrogates=["own"], targets=["a:1"], models={"own": own}, attacks=["mi"], batch=batch)
+    assert [(f["image"], f["reason"]) for f in result["failures"]] == [
+        ("5", "attack 'mi' cannot be made on 'own': it is too red")
+    ]
+    assert [cell["images"] for cell in result["cells"]] == [5]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError("no room")])
+def test_what_the_system_cannot_read_now_is_read_another_time(
+    go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Any:
+        if file.name.endswith("images/2.png"):
+            raise error
+        return opened(file, *arguments, **options)
+
+    opened, values = Image.open, {"targets": ["a:1"], "attacks": ["mi"], "pictures": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", refuse)
+        first = go(**values)
+    assert {failure["image"] for failure in first["failures"]} == {"2"}
+    assert all("not a readable image at this time" in failure["reason"] for failure in first["failures"])
+    again = go(**values)
+    assert again["failures"] == []
+    assert again["cells"] == go(**values, out=tmp_path / "fresh")["cells"]
+
+
 class Narrow(nn.Module):
     """Has memory for so many images at once, or for so many of the size of the data's larger ones."""
 
@@ -179,6 +226,17 @@ def test_memory_that_does_not_suffice_changes_nothing(
     )
     assert less["cells"] == wide["cells"]
     assert less["failures"] == []
+
+
+def test_a_plan_times_what_memory_suffices_for(go: Callable[..., dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    def left(own: SegModel) -> Estimate:
+        values: dict[str, Any] = {"surrogates": ["own"], "targets": ["own"], "attacks": ["mi"], "size": 24, "batch": 6}
+        values |= {"data": f"folder:{data}?classes={CLASSES}", "out": tmp_path / "planned"}
+        return estimate(planning.make_plan(make_config(values), models={"own": own}))
+
+    assert left(narrow(1, 1)).seconds > 0
+    fussy = SegModel(Fussy(network(0), 1.0), CLASSES, preprocessing=BARE, name="fussy")
+    assert left(fussy).gradient_evaluations == 60
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(go: Callable[..., dict[str, Any]]) -> None:

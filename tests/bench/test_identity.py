@@ -1,5 +1,6 @@
 """What makes finished work another's: everything that decides numbers does, and nothing else."""
 
+import copy
 import importlib
 import json
 import re
@@ -394,4 +395,30 @@ def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypa
     assert hash_of(10) == hash_of(10)
     assert hash_of(10) != hash_of(20)
     assert hash_of(10, scale=1.0) != hash_of(10, scale=2.0)
-    assert hash_of(10, call=print) == hash_of(10, call=len), "what prints its address is never the same again"
+    assert hash_of(10, call=print) != hash_of(10, call=len)
+    assert hash_of(10, call=object()) == hash_of(10, call=object()), "what prints its address tells nothing"
+    for one, other in (
+        ([1.0, 2.0], [1.0, 3.0]),
+        ({"a": 1}, {"a": 2}),
+        (torch.ones(2), torch.zeros(2)),
+        (lambda x: x + 1, lambda x: x + 2),
+        (torch.nn.functional.relu, torch.nn.functional.gelu),
+    ):
+        assert hash_of(10, setting=one) == hash_of(10, setting=copy.deepcopy(one))
+        assert hash_of(10, setting=one) != hash_of(10, setting=other)
+
+
+def test_a_defence_around_a_model_is_another_model() -> None:
+    class Defended(SegModel):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward((x * self.levels).round() / self.levels)
+
+    def hash_of(kind: type[SegModel], levels: int, name: str = "m") -> str:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = kind(torch.nn.Conv2d(3, 2, 1), 2, name=name)
+        model.levels = levels
+        return identity.model_hash(model)
+
+    assert hash_of(Defended, 8) == hash_of(Defended, 8, "other")
+    assert len({hash_of(SegModel, 8), hash_of(Defended, 8), hash_of(Defended, 4)}) == 3

@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
-from segtrans.bench.predictions import batches, exact, images_of, predict, synchronise
+from segtrans.bench.predictions import batches, exact, fitting, images_of, predict, synchronise
 from segtrans.catalogue import attack
-from segtrans.errors import DataError
+from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels
+from segtrans.models import SegModel
+from segtrans.worst import AnyAttack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +56,12 @@ def estimate(plan: Plan) -> Estimate:
         forward = {name: _seconds(partial(predict, model, x), x) for name, model in plan.models.items()}
         left = {unit: _left(plan, unit) for unit in plan.units}
         backward = {
-            name: _seconds(partial(ascent.perturb, plan.models[name], x, seed=0), x)
+            name: _seconds(partial(_ascend, ascent, plan.models[name], x, plan.config.batch), x)
             / ascent.evaluations_on(len(members(plan.models[name]))).total
             for name in {unit.trial.surrogate for unit, (evaluations, _) in left.items() if evaluations}
         }
-    noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, seed=0).adversarial
+    # Which labels, makes no difference to noise; without any the model would be asked.
+    noise = attack("noise").perturb(plan.models[plan.surrogates[0]], x, torch.zeros_like(x[:, 0]).long()).adversarial
     masks, _ = predict(plan.models[plan.targets[0]], x)
     image_bytes = sum(len(encode_png(to_pixels(image))) for image in noise) / len(samples)
     mask_bytes = sum(len(encode_png(mask.cpu().numpy())) for mask in masks) / len(samples)
@@ -88,6 +93,12 @@ def _left(plan: Plan, unit: Unit) -> tuple[int | None, list[str]]:
     # What is to be scored has to be there, whether it is kept or not.
     there = crafted is not None and plan.has_images(unit, crafted, all_of_them=bool(targets))
     return None if there else plan.evaluations(unit), targets
+
+
+def _ascend(ascent: AnyAttack, model: SegModel, x: Tensor, chunk: int) -> None:
+    """What a run does with a batch: what cannot be attacked is a failure of its images."""
+    with suppress(ModelError, UsageError):
+        fitting(partial(ascent.perturb, model, x, seed=0), chunk)
 
 
 def _seconds(do: Callable[[], object], x: Tensor) -> float:

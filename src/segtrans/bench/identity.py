@@ -4,18 +4,19 @@ import hashlib
 import inspect
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import BuiltinFunctionType, CodeType
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import segtrans
-from segtrans.bank import chosen
+from segtrans.bank import chosen, forget
 from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
 from segtrans.io import file_hash
@@ -53,7 +54,10 @@ KNOWN = frozenset(
 )
 """Packages whose code is known by their version."""
 
-PLAIN = (bool, int, float, str)
+PLAIN = (bool, int, float, str, type(None))
+NAMES = ("name", "backbone", "classes", "network_classes")
+"""What a model of ours is called, which changes nothing that it computes."""
+
 ONCE = secrets.token_hex()
 """What stands for code that nobody can read: it is another one in every process."""
 
@@ -99,18 +103,23 @@ def model_hash(model: SegModel) -> str:
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
     described = (
         *(repr(network), repr(getattr(network, "config", None)), model.preprocessing, model.label_map),
+        len(model.classes),
         *(_settings(network), _code({type(module) for module in network.modules()})),
     )
+    if type(model) is not SegModel:
+        described = (*described, type(model).__qualname__, _code({type(model)}), _shown(model, NAMES))
     digest = hashlib.sha256(repr(described).encode())
     # A buffer decides as much where checkpoints leave it out.
     for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(value))
     return digest.hexdigest()
 
 
 def attack_identity(attack: AnyAttack) -> str:
     """An attack's parts, their code where it is not ours, and the photographs that they mix in."""
+    # What identifies photographs now must be what is mixed in later.
+    forget()
     banks = sorted({getattr(part, "bank", "") for one in attack.attacks for part in one.transforms} - {""})
     mixed = [file_hash(path) for bank in banks for path in chosen(bank)]
     return fingerprint([repr(attack), _foreign_code(attack), mixed])
@@ -142,16 +151,35 @@ def _code(kinds: Iterable[type]) -> list[str]:
 
 
 def _settings(network: nn.Module) -> list[Any]:
-    """Plain attributes of all modules, which what they print need not tell."""
-    return [
-        [name, sorted((k, repr(v)) for k, v in vars(module).items() if k[0] != "_" and _plain(v))]
-        for name, module in network.named_modules()
-    ]
+    """Attributes of all modules, which what they print need not tell."""
+    return [[name, _shown(module)] for name, module in network.named_modules()]
 
 
-def _plain(value: Any) -> bool:
-    """Whether a value prints all that it is, and the same every time."""
-    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(map(_plain, cast(tuple[Any, ...], value))))
+def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]]:
+    """A module's attributes, as far as values tell what they are."""
+    told = ((key, _told(value)) for key, value in vars(module).items() if key[0] != "_" and key not in but)
+    return sorted((key, text) for key, text in told if text is not None)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _told(value: Any) -> str | None:
+    """All that a value is, the same every time, or None where it does not tell."""
+    if isinstance(value, PLAIN):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_bytes(value)).hexdigest()}"
+    if isinstance(value, dict):
+        value = [[key, value[key]] for key in sorted(cast(dict[Any, Any], value), key=repr)]
+    if isinstance(value, tuple | list):
+        parts = [_told(part) for part in cast(Sequence[Any], value)]
+        return None if None in parts else f"{type(value).__name__}({', '.join(cast(list[str], parts))})"
+    code: CodeType | None = getattr(value, "__code__", None)
+    if code is not None:
+        return f"{value.__module__}.{value.__qualname__} {code.co_code.hex()} {_told(code.co_consts)}"
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type | BuiltinFunctionType) else None
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:

@@ -335,7 +335,7 @@ def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
         if data.classes and count != len(data.classes):
             raise UsageError(
                 f"model {name!r} has {count} classes but data {data.name!r} has {len(data.classes)}; "
-                "give it a label map (?label_map=FILE)"
+                f"give it a label map (?label_map=FILE), with data_classes={len(data.classes)} if it names fewer"
             )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())

@@ -13,7 +13,7 @@ from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
-from segtrans.io import to_tensor
+from segtrans.io import NOT_NOW, to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
 
@@ -168,9 +168,9 @@ def fitting(do: Callable[..., Found], chunk: int) -> tuple[Found | None, int]:
 
 
 def keep(plan: Plan, name: str, identity: str, shard: Shard, *basis: Shard) -> None:
-    """Put a finished shard on disk, unless it or one that it builds on lacks an image for want of memory, of which
-    there may be more another time.
+    """Put a finished shard on disk, unless it or one that it builds on lacks an image for want of memory, or since the
+    system could not read it: there may be more, and it may be able to, another time.
     """
     reasons = [reason for one in (shard, *basis) for _, reason in one.header["failures"]]
-    if not any(reason.endswith(TOO_LARGE) for reason in reasons):
+    if not any(reason.endswith(TOO_LARGE) or NOT_NOW in reason for reason in reasons):
         plan.store.write(name, identity, shard)

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,18 @@ WRITERS = 8
 
 Clean = Mapping[tuple[str, range], Shard]
 """Per model and slice of the images on which of them the model is usable."""
+
+
+@dataclass
+class _Made:
+    """What attacking has come to so far: gradient evaluations are those of the image that took most."""
+
+    images: list[str] = field(default_factory=list[str])
+    failures: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    attacked: int = 0
+    stalled: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
 
 
 class UnitWork:
@@ -98,10 +111,7 @@ class UnitWork:
     def _craft(self) -> None:
         """Attack every usable image, and score each batch while it is in memory."""
         plan, unit, trial = self.plan, self.unit, self.trial
-        surrogate, attack = plan.models[trial.surrogate], plan.attacks[trial.attack]
-        images: list[str] = []
-        failures: list[tuple[str, str]] = []
-        attacked, stalled, seconds, spent = 0, 0, 0.0, 0
+        surrogate, attack, made = plan.models[trial.surrogate], plan.attacks[trial.attack], _Made()
         _reset_memory(plan.device)
         task = self.progress.add_task(f"{trial.attack} on {surrogate.name}", total=len(unit.images))
         # What all images share is made on all of them at once.
@@ -109,53 +119,63 @@ class UnitWork:
         # What could be read for the clean predictions and cannot be now, may be read another time.
         lost: list[tuple[str, str]] = []
         for samples in ahead(batches(plan, unit.images, self.usable[trial.surrogate], lost, most)):
-            x = images_of(samples, plan.device)
-            labels = labels_of(samples)
-            y = None if labels is None else labels.to(plan.device)
-            started = time.perf_counter()
-            reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
-            try:
-                result, self.chunk = fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
-            except (ModelError, UsageError) as error:
-                # A network may have no residual blocks for an attack that changes them, an image be smaller than a
-                # patch; others can do it. Attacks that nothing can do were refused when planning.
-                result, reason = None, f"attack {trial.attack!r} cannot be made on {trial.surrogate!r}: {error}"
+            self._attack(samples, made)
             self.progress.advance(task, len(samples))
-            if result is None:
-                failures += [(sample.name, reason) for sample in samples]
-                continue
-            grid = attack.threat.quantise(result.adversarial, x)
-            synchronise(plan.device)
-            seconds += time.perf_counter() - started
-            attacked += len(samples)
-            stalled += int(result.stalled.sum())
-            spent = max(spent, result.evaluations)
-            failed = result.failed.tolist()
-            reason = f"surrogate {trial.surrogate!r} {NOT_FINITE}"
-            failures += [(sample.name, reason) for sample, bad in zip(samples, failed, strict=True) if bad]
-            fine = [(sample, image) for sample, image, bad in zip(samples, grid, failed, strict=True) if not bad]
-            # Packed and flushed side by side: a disk takes longer to say that it has a file than a GPU to fill it.
-            with ThreadPoolExecutor(WRITERS) as threads:
-                kept = list(threads.map(self._kept, *zip(*fine, strict=True))) if fine else []
-            images += [sample.name for sample, _ in kept]
-            for first in range(0, len(kept), plan.config.batch):
-                self._score(kept[first : first + plan.config.batch])
         self.progress.remove_task(task)
         self.complete = not lost
         header = {
-            "images": images,
-            "failures": failures + lost,
-            "attacked": attacked,
-            "stalled": stalled,
-            "seconds": seconds,
+            "images": made.images,
+            "failures": made.failures + lost,
+            "attacked": made.attacked,
+            "stalled": made.stalled,
+            "seconds": made.seconds,
             "peak_memory": _peak_memory(plan.device),
             # Other libraries' attacks do not know beforehand.
-            "evaluations": plan.evaluations_per_image(trial).total if attack.attacks else spent,
+            "evaluations": plan.evaluations_per_image(trial).total if attack.attacks else made.evaluations,
         }
         self.crafted = Shard({}, header)
         if self.complete:
             name, identity = plan.unit_name(unit), plan.unit_identity(unit)
             keep(plan, name, identity, self.crafted, *self.basis[trial.surrogate])
+
+    def _attack(self, samples: list[Sample], made: "_Made") -> None:
+        """Attack a batch, and score it."""
+        plan, trial = self.plan, self.trial
+        surrogate, attack = plan.models[trial.surrogate], plan.attacks[trial.attack]
+        x, labels = images_of(samples, plan.device), labels_of(samples)
+        y = None if labels is None else labels.to(plan.device)
+        started = time.perf_counter()
+        reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
+        try:
+            result, self.chunk = fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
+        except (ModelError, UsageError) as error:
+            if len(samples) > 1 and not attack.shared:
+                # One image must not take the others along.
+                for sample in samples:
+                    self._attack([sample], made)
+                return
+            # A network may have no residual blocks for an attack that changes them, an image be smaller than a patch;
+            # others can do it. Attacks that nothing can do were refused when planning.
+            result, reason = None, f"attack {trial.attack!r} cannot be made on {trial.surrogate!r}: {error}"
+        if result is None:
+            made.failures += [(sample.name, reason) for sample in samples]
+            return
+        grid = attack.threat.quantise(result.adversarial, x)
+        synchronise(plan.device)
+        made.seconds += time.perf_counter() - started
+        made.attacked += len(samples)
+        made.stalled += int(result.stalled.sum())
+        made.evaluations = max(made.evaluations, result.evaluations)
+        failed = result.failed.tolist()
+        reason = f"surrogate {trial.surrogate!r} {NOT_FINITE}"
+        made.failures += [(sample.name, reason) for sample, bad in zip(samples, failed, strict=True) if bad]
+        fine = [(sample, image) for sample, image, bad in zip(samples, grid, failed, strict=True) if not bad]
+        # Packed and flushed side by side: a disk takes longer to say that it has a file than a GPU to fill it.
+        with ThreadPoolExecutor(WRITERS) as threads:
+            kept = list(threads.map(self._kept, *zip(*fine, strict=True))) if fine else []
+        made.images += [sample.name for sample, _ in kept]
+        for first in range(0, len(kept), plan.config.batch):
+            self._score(kept[first : first + plan.config.batch])
 
     def _kept(self, sample: Sample, image: Tensor) -> tuple[Sample, Pixels]:
         """An adversarial image as it is on disk, or would be if all were kept."""
