@@ -102,3 +102,19 @@ def test_names() -> None:
 def test_other_networks_are_refused() -> None:
     with pytest.raises(UsageError, match=r"Conv2d has no encode_decode, .*; use segtrans.models.wrap"):
         from_mmseg(nn.Conv2d(3, 2, 1))
+
+
+def test_a_head_of_one_logit_keeps_its_threshold() -> None:
+    toy = EncoderDecoder()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        toy.decode_head.conv = nn.Conv2d(4, 1, 1)
+    toy.decode_head.num_classes, x = 2, images((32, 32)).float()
+    logit = toy.encode_decode(255 * x.flip(1), [{"img_shape": (32, 32)}] * 2).detach()
+    for threshold in (0.3, 0.5, float(logit.median().sigmoid())):
+        toy.decode_head.out_channels = 1
+        toy.decode_head.threshold = threshold
+        expected = logit[:, 0].sigmoid() > threshold
+        found = from_mmseg(toy)(x).argmax(1).bool()
+        assert (found == expected).float().mean() > 0.999
+    assert 0.3 < expected.float().mean() < 0.7

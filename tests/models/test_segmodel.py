@@ -160,6 +160,26 @@ def test_label_map_joins_drops_and_leaves_gaps() -> None:
     assert (mapped[:, 1:3] < logits.amin((1, 2, 3)).view(-1, 1)).all()
 
 
+def test_the_data_may_have_classes_beyond_the_label_map() -> None:
+    network = nn.Conv2d(3, 2, 3, padding=1).double()
+    model = wrap(network, 2, label_map=[0, 1], data_classes=4)
+    assert_contract(model, 4)
+    logits = model(images((9, 7)))
+    assert (logits[:, 2:] < logits[:, :2].amin((1, 2, 3)).view(-1, 1, 1, 1)).all()
+    torch.testing.assert_close(logits[:, :2], wrap(network, 2)(images((9, 7))), rtol=0, atol=0)
+    with pytest.raises(UsageError, match="data_classes is 1; the label map names 2, so that is the least"):
+        wrap(network, 2, label_map=[0, 1], data_classes=1)
+    with pytest.raises(UsageError, match="data_classes is 4, and the network has 2 classes; give a label map, too"):
+        wrap(network, 2, data_classes=4)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(1, ("class 0",)), (["flag"], ("flag",))])
+def test_one_logit_makes_two_classes(classes: int | list[str], names: tuple[str, ...]) -> None:
+    model = wrap(nn.Conv2d(3, 1, 1), classes)
+    assert model.classes == ("background", *names)
+    assert_contract(model, 2)
+
+
 def test_label_map_keeps_the_contract() -> None:
     network = nn.Conv2d(3, 6, 3, padding=1)
     assert_contract(wrap(network, 6, label_map=[None, 0, 4, 2, 2, 0]), 5)
@@ -220,6 +240,10 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
             for name in ("twins_svt_small", "cait_s24", "xcit_nano", "dinov2_small", "eva02_base", "hiera_b")
         ),
         *(
+            (name, True)
+            for name in ("tnt_s_patch16_224", "eva_large", "pit_s_224", "tu-coat_tiny", "jx_nest_base", "volo_d1")
+        ),
+        *(
             (name, False)
             for name in (
                 "resnet50",
@@ -229,6 +253,8 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
                 "hrnet_w18",
                 "",
                 "convnext_tiny.dinov3_lvd1689m",
+                "repvit_m1",
+                "resnest50d",
             )
         ),
     ],

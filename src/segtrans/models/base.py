@@ -19,16 +19,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 TRANSFORMERS = re.compile(
-    r"mit[_-]?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
-    r"|pvt|twins|svt|cait|xcit|dinov|eva0|hiera"
+    r"mit\.?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
+    r"|pvt|twins|svt|cait|xcit|dinov|hiera|\b(aimv2|coat|eva|eva02|nest|pit|tnt|volo)\b"
 )
-"""Parts of the names of backbones that attend instead of convolving."""
+"""Parts of the names of backbones, with points between their words, that attend instead of convolving."""
 
 
 def is_transformer(backbone: str) -> bool:
     """Whether a backbone of this name is a transformer; all others count as CNNs."""
-    # A ConvNeXt may have been trained as DINO was.
-    return "convnext" not in backbone.lower() and TRANSFORMERS.search(backbone.lower()) is not None
+    name = backbone.lower().replace("_", ".").replace("-", ".")
+    # A ConvNeXt may have been trained as DINO was, and a RepViT is called after what it does without.
+    return "convnext" not in name and "repvit" not in name and TRANSFORMERS.search(name) is not None
 
 
 def plain_backbone(backbone: str) -> str:
@@ -97,6 +98,7 @@ class SegModel(nn.Module):
         backbone: the encoder's name, used to tell same-backbone transfer from the rest.
         label_map: for each class of the network the class of the data set it stands for, or None to drop it; needed
             only when the two differ.
+        data_classes: how many classes the data set has, where its last ones are none that ``label_map`` names.
 
     Attributes:
         classes: class names in the order of the logits this model returns.
@@ -112,12 +114,14 @@ class SegModel(nn.Module):
         name: str = "model",
         backbone: str = "",
         label_map: Sequence[int | None] | None = None,
+        data_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        self.network_classes = _names(classes)
+        names = _names(classes)
+        self.network_classes = names if len(names) != 1 else ("background", *names)
         self.label_map = None if label_map is None else tuple(label_map)
-        self.classes = self.network_classes if label_map is None else _names(self._mapped_classes(label_map))
+        self.classes = self._mapped_classes(data_classes)
         self.preprocessing = preprocessing or Preprocessing()
         self.name = name
         self.backbone = backbone
@@ -127,17 +131,27 @@ class SegModel(nn.Module):
         self.register_buffer("std", std, persistent=False)
         self.eval()
 
-    def _mapped_classes(self, label_map: Sequence[int | None]) -> int:
-        """How many classes the data set has, as far as ``label_map`` tells."""
-        if len(label_map) != len(self.network_classes):
+    def _mapped_classes(self, data_classes: int | None) -> tuple[str, ...]:
+        """What the classes are called after the label map: a data set's are numbered."""
+        if self.label_map is None:
+            if data_classes not in (None, len(self.network_classes)):
+                raise UsageError(
+                    f"data_classes is {data_classes}, and the network has {len(self.network_classes)} classes; "
+                    "give a label map, too"
+                )
+            return self.network_classes
+        if len(self.label_map) != len(self.network_classes):
             raise UsageError(
-                f"label map has {len(label_map)} entries; it needs one for each of the {len(self.network_classes)} "
-                "classes of the network"
+                f"label map has {len(self.label_map)} entries; it needs one for each of the "
+                f"{len(self.network_classes)} classes of the network"
             )
-        kept = [target for target in label_map if target is not None]
+        kept = [target for target in self.label_map if target is not None]
         if not kept or min(kept) < 0:
             raise UsageError("label map must keep at least one class and may name none below 0")
-        return max(kept) + 1
+        named = max(kept) + 1
+        if data_classes is not None and data_classes < named:
+            raise UsageError(f"data_classes is {data_classes}; the label map names {named}, so that is the least")
+        return _names(data_classes or named)
 
     @property
     def differentiable(self) -> bool:
@@ -216,6 +230,7 @@ def wrap(
     name: str = "",
     backbone: str = "",
     label_map: Sequence[int | None] | None = None,
+    data_classes: int | None = None,
 ) -> SegModel:
     """Your own network as a :class:`SegModel`: say how many classes it has and how it wants its images normalised.
 
@@ -240,6 +255,7 @@ def wrap(
         name=name or type(network).__name__,
         backbone=backbone,
         label_map=label_map,
+        data_classes=data_classes,
     )
 
 

@@ -6,10 +6,10 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
-from segtrans.errors import UsageError
+from segtrans.errors import UsageError, first_line
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
-from segtrans.models.smp import encoder_settings
+from segtrans.models.smp import UNFIT, encoder_settings
 
 OUTPUT_STRIDE = 16
 
@@ -40,8 +40,10 @@ def load(encoder: str, weights: str | None, classes: int | None) -> SegModel:
         raise UsageError(f"nobody ships these weights; write fcn:{encoder}?weights=FILE&classes=N, or weights={RANDOM}")
     try:
         built = network(encoder, classes)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"encoder {encoder!r} cannot be given output stride {OUTPUT_STRIDE} ({error})") from None
+    except UNFIT as error:
+        raise UsageError(
+            f"encoder {encoder!r} cannot be given output stride {OUTPUT_STRIDE} ({first_line(error)})"
+        ) from None
     if weights != RANDOM:
         load_weights(built, Path(weights).expanduser())
     return SegModel(

@@ -93,7 +93,6 @@ def graph_model(
     if classes is None:
         raise UsageError(f"{path}: does not say how many classes it knows; add classes=N")
     settings = Preprocessing(fixed_size=graph.fixed_size, **preprocessing)
-    classes = max(2, classes) if isinstance(classes, int) else classes
     return SegModel(graph, classes, preprocessing=settings, name=name or path.stem, backbone=backbone)
 
 

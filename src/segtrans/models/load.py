@@ -15,7 +15,7 @@ from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.layout import lay_out
-from segtrans.plugins import Names, spelled_options
+from segtrans.plugins import Names, check_required, spelled_options
 
 
 # Each source imports its library when it is first used: together they take seconds.
@@ -114,7 +114,7 @@ SOURCES: Names[Callable[..., SegModel]] = Names(
 )
 """A source takes a name and options typed ``str`` or ``int``, each or None."""
 
-ANYWHERE = ("label_map", "mean", "std")
+ANYWHERE = ("data_classes", "label_map", "mean", "std")
 """Options of every source but ensembles, whose models have their own."""
 
 LIBRARIES = ("fcn", "hf", "smp", "torchvision", "zoo")
@@ -142,7 +142,8 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
 
     Every source but ensembles also takes ``mean=R,G,B`` and ``std=R,G,B`` on the [0, 1] scale, and ``label_map``: for
     each class of the network the data set's class, ``-`` to drop it, as in ``0,1,-,2``; or a JSON file with such a list
-    (``null`` drops) or with an object of class names and the data set's classes, which drops all others.
+    (``null`` drops) or with an object of class names and the data set's classes, which drops all others. Where the data
+    set has classes beyond the last one named there, ``data_classes=N`` says how many it has.
 
     Random weights are the same each time, and the global random state is left as it was.
 
@@ -167,13 +168,15 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
 
 def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
     make = SOURCES[source]
-    own = {p.name: p.annotation for p in list(signature(make, eval_str=True).parameters.values())[1:]}
+    parameters = list(signature(make, eval_str=True).parameters.values())[1:]
+    own = {p.name: p.annotation for p in parameters}
     values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in own and key not in ANYWHERE:
             raise unknown(f"option of model source {source!r}", key, (*own, *ANYWHERE))
         if key in own:
             values[key] = _count(key, text) if int in (own[key], *get_args(own[key])) else text
+    check_required(parameters, values, f"model {source}:{name}")
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
         torch.default_generator.manual_seed(0)
@@ -209,6 +212,7 @@ def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:
         name=model.name,
         backbone=model.backbone,
         label_map=label_map,
+        data_classes=_count("data_classes", options["data_classes"]) if "data_classes" in options else None,
     )
 
 

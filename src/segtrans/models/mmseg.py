@@ -1,5 +1,6 @@
 """Segmentors of mmsegmentation, which need not be installed: what has their methods is one of theirs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,15 +16,26 @@ class _Decoded(nn.Module):
     def __init__(self, segmentor: nn.Module) -> None:
         super().__init__()
         self.segmentor = segmentor
+        head = _last_head(segmentor)
+        # A head of one logit says from which probability on a pixel is foreground, for which others take a half.
+        single = getattr(head, "out_channels", None) == 1
+        least = getattr(head, "threshold", None) if single else None
+        self.shift = 0.0 if least is None else math.log(least / (1 - least))
 
     def forward(self, x: Tensor) -> Tensor:
         # Decoders that classify masks want to know what size logits are to have; each image has a record of its own.
         metas = [dict.fromkeys(("ori_shape", "img_shape", "pad_shape"), tuple(x.shape[-2:])) for _ in x]
-        return cast(Any, self.segmentor).encode_decode(x, metas)
+        logits = cast(Any, self.segmentor).encode_decode(x, metas)
+        return logits - self.shift if self.shift else logits
 
 
 def from_mmseg(
-    segmentor: nn.Module, *, name: str = "", backbone: str = "", label_map: Sequence[int | None] | None = None
+    segmentor: nn.Module,
+    *,
+    name: str = "",
+    backbone: str = "",
+    label_map: Sequence[int | None] | None = None,
+    data_classes: int | None = None,
 ) -> SegModel:
     """A segmentor of mmsegmentation (``EncoderDecoder`` and relatives), as ``init_model`` makes it, as a model.
 
@@ -43,7 +55,7 @@ def from_mmseg(
         )
     of: Any = segmentor
     before, meta = of.data_preprocessor, getattr(of, "dataset_meta", None) or {}
-    classes = meta.get("classes") or getattr(of, "CLASSES", None) or _head_classes(of)
+    classes = meta.get("classes") or getattr(of, "CLASSES", None) or _last_head(of).num_classes
     swapped = bool(before.channel_conversion)
     # Mean and std are for channels in the order in which the network gets them, which is BGR unless they are swapped.
     plain = not hasattr(before, "mean")
@@ -62,6 +74,7 @@ def from_mmseg(
         name=name or f"{type(of.decode_head).__name__}-{kind}",
         backbone=backbone or kind.lower(),
         label_map=label_map,
+        data_classes=data_classes,
     )
 
 
@@ -70,7 +83,7 @@ def _rgb(values: Tensor, swapped: bool) -> tuple[float, ...]:
     return tuple(channels if swapped else reversed(channels))
 
 
-def _head_classes(segmentor: Any) -> int:
-    """How many classes the head tells of; of a cascade's heads the last one does."""
-    heads: Any = segmentor.decode_head
-    return heads.num_classes if hasattr(heads, "num_classes") else heads[-1].num_classes
+def _last_head(segmentor: Any) -> Any:
+    """The head whose logits are used, of a cascade's heads the last one."""
+    heads: Any = getattr(segmentor, "decode_head", None)
+    return heads[-1] if isinstance(heads, list | tuple | nn.ModuleList) else heads

@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from segtrans.errors import DataError, UsageError, unknown
+from segtrans.errors import DataError, UsageError, first_line, unknown
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 
@@ -22,6 +22,9 @@ DPN: tuple[Colour, Colour] = (124 / 255, 117 / 255, 104 / 255), (0.2348, 0.2348,
 NORMALISATION = {"dpn": DPN, "inception": HALF, "xception": HALF, "timm-tf_efficientnet_lite": HALF}
 """Mean and std of the encoders, by the start of their names, that were not trained with ImageNet's: smp keeps them
 on a server."""
+
+UNFIT = (ValueError, TypeError, NotImplementedError, AssertionError, LookupError, AttributeError)
+"""What encoders raise where a network cannot be built on them, or not with the stride that it asks for."""
 
 FURTHER_STRIDE = {"dpt": 2, "pan": 8}
 """Image sides must be multiples of the encoder's output stride, and of what the decoder shrinks its map by."""
@@ -71,15 +74,14 @@ def _build(architecture: str, encoder: str, options: dict[str, Any], file: Path 
 
     try:
         network, size = _any_size(create, options.get("img_size", fixed)) if fixed else (create(), None)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"smp cannot put {architecture} on encoder {encoder} ({error})") from None
+    except UNFIT as error:
+        raise UsageError(f"smp cannot put {architecture} on encoder {encoder} ({first_line(error)})") from None
     if file is not None:
         load_weights(network, file.expanduser())
     stride = cast(int, cast(Any, network).encoder.output_stride)
     multiple = 1 if size else stride * FURTHER_STRIDE.get(architecture, 1)
     preprocessing = Preprocessing(mean=mean, std=std, fixed_size=size, multiple=multiple)
-    # smp makes one logit for a background and a foreground.
-    classes = max(2, options.get("classes", 1))
+    classes = options.get("classes", 1)
     backbone = encoder.removeprefix("tu-")
     return SegModel(network, classes, preprocessing=preprocessing, name=name, backbone=backbone)
 
