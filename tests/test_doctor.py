@@ -199,6 +199,18 @@ def test_models_that_return_no_logits_are_found(model: Any, advice: str) -> None
     assert re.match(advice, finding.advice), finding.advice
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["forwards", "backwards"])
+def test_a_lack_of_memory_is_no_fault_of_the_model(graph: bool) -> None:
+    def greedy(x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad == graph:
+            raise torch.OutOfMemoryError("CUDA ran full")
+        return x
+
+    (finding,) = examine(After(images=greedy), IMAGES)
+    assert finding.fault == "memory"
+    assert finding.advice == "there is not enough of it for images (6, 3, 48, 48) (CUDA ran full); try smaller ones"
+
+
 def test_members_of_an_ensemble_are_named() -> None:
     models = [wrap(network(), CLASSES, **kind, name=name) for name, kind in (("good", SOUND), ("raw", RAW))]
     (finding,) = examine(Ensemble(models), IMAGES)

@@ -92,3 +92,10 @@ def test_the_library_has_these_methods() -> None:
     for method, names in used.items():
         found: Any = inspect.signature(getattr(HfApi, method)).parameters
         assert names <= found.keys()
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MissingError, match=r"the Hugging Face hub does not do create_repo \(.*refused"):
+        push_run(tmp_path, "me/run")

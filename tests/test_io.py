@@ -238,7 +238,7 @@ def test_masks_in_text(tmp_path: Path, head: str, read: bool):
     if read:
         assert {*read_mask(path).flatten().tolist()} == {0, 1}
     else:
-        with refused(f"{path}: mask has grey levels of mode L;20, which are no class ids; allowed are 8 bits"):
+        with refused(f"{path}: mask has grey levels of mode L up to 20, which are no class ids; allowed are 8 bits"):
             read_mask(path)
 
 
@@ -248,6 +248,17 @@ def test_photographs_of_16_bits_in_colour_are_refused(tmp_path: Path, colour: in
     path.write_bytes(packed(16, colour, [bytes(4 * channels)] * 2, 2))
     with refused(f"{path}: image has mode {mode}; allowed are 8 bits per channel"):
         read_image(path)
+
+
+@pytest.mark.parametrize(("most", "read"), [(160, True), (16, True), (65535, False)])
+def test_photographs_in_ppm_may_end_at_any_level_of_8_bits(tmp_path: Path, most: int, read: bool):
+    path = tmp_path / "x.ppm"
+    path.write_bytes(f"P6\n2 1\n{most}\n".encode() + bytes(6) * (1 if read else 2))
+    if read:
+        assert read_image(path).shape == (1, 2, 3)
+    else:
+        with refused(f"{path}: image has mode RGB up to 65535; allowed are 8 bits per channel"):
+            read_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -297,10 +308,11 @@ def test_masks_in_colours_are_refused(tmp_path: Path, mode: str):
         read_mask(path)
 
 
-def test_lossy_masks_are_refused(tmp_path: Path):
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("TIFF", {"compression": "jpeg"})])
+def test_lossy_masks_are_refused(tmp_path: Path, kind: str, options: dict[str, str]):
     path = tmp_path / "m.png"
-    path.write_bytes(encoded(Image.fromarray(IDS), "JPEG"))
-    with refused(f"{path}: mask is a JPEG, whose compression alters class ids; allowed are lossless formats"):
+    path.write_bytes(encoded(Image.fromarray(IDS), kind, **options))
+    with refused(f"{path}: mask is compressed as JPEG, which alters class ids; allowed are lossless formats"):
         read_mask(path)
 
 

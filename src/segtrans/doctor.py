@@ -18,7 +18,7 @@ from segtrans.bench.identity import versions
 from segtrans.bench.plan import pick_device
 from segtrans.data import Dataset, load_data
 from segtrans.data.base import VOID, resize
-from segtrans.errors import ModelError, first_line, reason
+from segtrans.errors import ModelError, first_line, lacks_memory, reason
 from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes
 from segtrans.metrics import miou, tally
@@ -134,6 +134,8 @@ def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: int | Non
         with torch.no_grad():
             logits, again = model(x), model(x)
     except _BREAKS as error:
+        if lacks_memory(error):
+            return _memory(x, error)
         return {"no logits": f"the model fails on images {tuple(x.shape)}: {reason(error)}"}
     if not isinstance(cast(Any, logits), Tensor) or logits.ndim != 4 or len(logits) != len(x):
         what = tuple(logits.shape) if isinstance(cast(Any, logits), Tensor) else type(logits).__name__
@@ -166,13 +168,20 @@ def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: int | Non
     return found | _gradient(model, x, logits) | _normalisation(model, x, labels)
 
 
+def _memory(x: Tensor, error: Exception) -> dict[str, str]:
+    return {"memory": f"there is not enough of it for images {tuple(x.shape)} ({first_line(error)}); try smaller ones"}
+
+
 def _class_count(model: Model, count: int, labels: Tensor | None, classes: int | None) -> str | None:
     named = len(getattr(model, "classes", range(count)))
     most = -1 if labels is None or (labels == VOID).all() else int(labels[labels != VOID].max())
     if named != count:
         return f"the model names {named} classes and returns logits of {count}; name as many as it has"
     if classes not in (None, count):
-        return f"the model has {count} classes and the data {classes}; choose the right weights or give a label map"
+        return (
+            f"the model has {count} classes and the data {classes}; choose the right weights or give a label map, with "
+            f"data_classes={classes} if it names fewer"
+        )
     if most >= count:
         return (
             f"labels contain class {most}, but the model has {count} classes; give a label map, or mark void by {VOID}"
@@ -189,6 +198,8 @@ def _gradient(model: Model, x: Tensor, logits: Tensor) -> dict[str, str]:
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
         why = "the loss does not depend on the image"
     except RuntimeError as error:
+        if lacks_memory(error):
+            return _memory(x, error)
         why = first_line(error)
     if gradient is None:
         return {

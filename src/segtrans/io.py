@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 # Pillow goes by a file's content, not by its name, and knows formats that start other programs (EPS).
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**26
+NOT_NOW = "not a readable image at this time"
 PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 STRETCHED = {"L;2": 85, "L;4": 17}
@@ -59,18 +60,26 @@ def _open(path: Path) -> tuple[Image.Image, str]:
     except DataError:
         raise
     except Exception as error:
-        # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError.
-        raise DataError(f"{path}: not a readable image ({error})") from error
+        # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError; what has a
+        # number is the system's, which may do better another time.
+        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        raise DataError(f"{path}: {NOT_NOW if passing else 'not a readable image'} ({error})") from error
 
 
 def _stored(image: Image.Image) -> str:
     """Pillow's raw mode, such as ``L;4``, of an image that is not decoded yet."""
     for codec, *_, settings in cast(Any, image).tile:
         words: tuple[Any, ...] = settings if isinstance(settings, tuple) else (settings,)
-        # Grey levels of a PGM may end anywhere, and Pillow stretches them, too.
+        # Levels of a PGM or PPM may end anywhere, and Pillow stretches them, too.
         stretched = codec.startswith("ppm") and words[1:] not in ((), (255,))
-        return f"{words[0]};{words[1]}" if stretched else str(words[0])
+        return f"{words[0]} up to {words[1]}" if stretched else str(words[0])
     return ""
+
+
+def _is_deep(stored: str) -> bool:
+    """Whether channels have more than eight bits, which Pillow has no colour modes for, and would cut them to."""
+    mode, _, most = stored.partition(" up to ")
+    return (";16" in mode and mode != "BGR;16") or int(most or 0) > 255
 
 
 def read_image(path: Path) -> Pixels:
@@ -80,8 +89,7 @@ def read_image(path: Path) -> Pixels:
         DataError: the file is missing, damaged, too large or has more than 8 bits per channel.
     """
     image, stored = _open(path)
-    # Pillow has no such modes in colour, and would cut them to eight bits.
-    if image.mode not in PHOTO_MODES or (";16" in stored and stored != "BGR;16"):
+    if image.mode not in PHOTO_MODES or _is_deep(stored):
         mode = stored if image.mode in PHOTO_MODES else image.mode
         raise DataError(f"{path}: image has mode {mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}")
     if "transparency" in image.info:
@@ -97,9 +105,9 @@ def read_mask(path: Path) -> Pixels:
         DataError: the file is missing, damaged, too large, lossy, coded in colours, or has values above 255.
     """
     image, stored = _open(path)
-    if image.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression", "")):
         raise DataError(
-            f"{path}: mask is a JPEG, whose compression alters class ids; allowed are lossless formats such as PNG"
+            f"{path}: mask is compressed as JPEG, which alters class ids; allowed are lossless formats such as PNG"
         )
     if image.mode not in MASK_MODES:
         raise DataError(

@@ -5,9 +5,10 @@ A package names them as entry points (https://packaging.python.org/specification
 is imported when one of its names is used or listed.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from inspect import Parameter
 from typing import Any, TypeVar
 
 from segtrans.errors import MissingError, UsageError, reason
@@ -84,6 +85,14 @@ def _place(point: EntryPoint) -> str:
     """Whose entry point that is, in words."""
     package = "an unnamed package" if point.dist is None else f"package {point.dist.name}"
     return f"entry point {point.name!r} ({point.value}) of {package}"
+
+
+def check_required(parameters: Iterable[Parameter], given: Collection[str], of: str) -> None:
+    """UsageError unless all of the ``parameters`` without a default are ``given``; the message says whose, ``of``."""
+    for one in parameters:
+        several = one.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        if one.default is Parameter.empty and one.name not in given and not several:
+            raise UsageError(f"{of} needs option {one.name!r}; add {one.name}=VALUE")
 
 
 def spelled_options(query: str, of: str) -> dict[str, str]:

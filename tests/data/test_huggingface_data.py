@@ -93,6 +93,16 @@ def test_a_saved_data_set_and_its_first_class(tmp_path: Path) -> None:
         load_data(f"hf:{tmp_path}/saved?split=nine")
 
 
+def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
+    one = table(tmp_path / "files")
+    datasets.Dataset.from_dict(one.to_dict(), features=one.features, split=datasets.Split.TEST).save_to_disk(
+        tmp_path / "saved"
+    )
+    assert len(load_data(f"hf:{tmp_path}/saved?split=test")) == len(load_data(f"hf:{tmp_path}/saved")) == len(one)
+    with pytest.raises(UsageError, match=r"saved is split 'test' alone, and split is 'train'"):
+        load_data(f"hf:{tmp_path}/saved?split=train")
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [

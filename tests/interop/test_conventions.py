@@ -42,6 +42,15 @@ def test_art() -> None:
     assert np.array_equal(found, read(TEXT)(Context().float(), X.float()).numpy())
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_art_takes_arrays_of_another_type_than_the_weights(kind: type) -> None:
+    x, model = X.numpy().astype(kind), Context().float()
+    found = as_art(read(TEXT), model).generate(x)
+    assert (found.dtype, found.shape) == (kind, x.shape)
+    expected = read(TEXT)(model, torch.from_numpy(x).float()).numpy()
+    assert np.array_equal(found, expected.astype(kind))
+
+
 def test_adv_lib() -> None:
     call = as_adv_lib(read(TEXT))
     assert torch.equal(call(MODEL, X, Y), direct())

@@ -9,10 +9,12 @@ from segtrans.data.folder import class_names
 from segtrans.errors import DataError, MissingError, UsageError, optional, unknown
 from segtrans.io import write_atomically
 
+SPLIT = "validation"
+
 
 def huggingface(
     root: Path,
-    split: str = "validation",
+    split: str = SPLIT,
     image: str = "image",
     mask: str | None = None,
     classes: int | None = None,
@@ -26,7 +28,8 @@ def huggingface(
     Args:
         root: a folder made by ``save_to_disk``, or one that ``load_dataset`` reads (parquet, pictures with metadata);
             else an id on the hub.
-        split: its part; ``load_dataset`` also takes ``validation[:100]``.
+        split: its part; ``load_dataset`` also takes ``validation[:100]``. Of a folder with one split there need be no
+            word of it.
         image: the column of images.
         mask: that of masks of class ids, 255 = void; left out, there are none.
         classes: number of classes; may be left out if ``root/classes.txt`` holds one class name per line.
@@ -80,6 +83,8 @@ def _table(root: Path, split: str) -> tuple[Any, Any]:
         if split not in saved:
             raise unknown(f"split of {root}", split, saved)
         saved = saved[split]
+    elif split != SPLIT and saved.split is not None and split != str(saved.split):
+        raise UsageError(f"{root} is split {str(saved.split)!r} alone, and split is {split!r}")
     return library, saved
 
 

@@ -15,7 +15,7 @@ from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import DataError, UsageError, unknown
-from segtrans.plugins import Names, spelled_options
+from segtrans.plugins import Names, check_required, spelled_options
 
 READERS: Names[Callable[..., Dataset]] = Names(
     "data set",
@@ -74,6 +74,7 @@ def load_data(spec: str) -> Dataset:
         if key not in options:
             raise unknown(f"option of data set {source!r}", key, [*options, "names"])
         values[key] = _typed(source, options[key], text)
+    check_required(options.values(), values, f"data set {source!r}")
     data = read(*roots, **values)
     if not isinstance(cast(Any, data), Dataset):
         raise UsageError(f"the reader of data set {source!r} made a {type(data).__name__}; expected a Dataset")

@@ -77,12 +77,13 @@ class _Generator:
     seed: int
 
     def generate(self, x: NDArray[Any], y: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Adversarial images of the shape and type of ``x``."""
+        """Adversarial images of the shape and type of ``x``, attacked in the type of the model's weights."""
         weight = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
-        device = torch.device("cpu") if weight is None else weight.device
-        labels = None if y is None else torch.from_numpy(y.astype(np.int64)).to(device)
-        images = torch.from_numpy(x.copy()).to(device)
-        return self.attack(self.model, images, labels, seed=self.seed).cpu().numpy()
+        weight = torch.from_numpy(x[:0].copy()) if weight is None else weight
+        labels = None if y is None else torch.from_numpy(y.astype(np.int64)).to(weight.device)
+        images = torch.from_numpy(x.copy())
+        images = images.to(weight) if images.is_floating_point() else images.to(weight.device)
+        return self.attack(self.model, images, labels, seed=self.seed).cpu().numpy().astype(x.dtype)
 
 
 def as_art(attack: "AnyAttack", model: Model, *, seed: int = 0) -> Any:

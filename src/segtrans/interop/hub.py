@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -65,8 +65,10 @@ def _asked(method: str, *arguments: Any, **options: Any) -> Any:
     with optional("the hub", "hf"):
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    # All errors of the library that the hub is asked with derive from it.
+    unreachable = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         return getattr(huggingface_hub.HfApi(), method)(*arguments, **options)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (unreachable, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise MissingError(f"the Hugging Face hub does not do {method} ({reason})") from error
