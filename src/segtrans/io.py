@@ -1,5 +1,6 @@
 """Images, masks and small files on disk: strict readers, atomic writers."""
 
+import errno
 import hashlib
 import io
 import json
@@ -23,6 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**26
 NOT_NOW = "not a readable image at this time"
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE)
+"""What a system may do better another time."""
 PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 STRETCHED = {"L;2": 85, "L;4": 17}
@@ -60,9 +63,8 @@ def _open(path: Path) -> tuple[Image.Image, str]:
     except DataError:
         raise
     except Exception as error:
-        # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError; what has a
-        # number is the system's, which may do better another time.
-        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        # On damaged files the decoders raise whatever they stumble over, from struct.error to IndexError.
+        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING
         raise DataError(f"{path}: {NOT_NOW if passing else 'not a readable image'} ({error})") from error
 
 
@@ -114,7 +116,8 @@ def read_mask(path: Path) -> Pixels:
             f"{path}: mask has mode {image.mode}; "
             "allowed are single-channel or palette images of class ids, not colours"
         )
-    if image.mode == "L" and stored not in ("L", *STRETCHED):
+    few = " up to " in stored and stored.split()[-1] != "65535"
+    if few or (image.mode == "L" and stored not in ("L", *STRETCHED)):
         raise DataError(f"{path}: mask has grey levels of mode {stored}, which are no class ids; allowed are 8 bits")
     mask = np.array(image) // STRETCHED.get(stored, 1)
     low, high = int(mask.min()), int(mask.max())

@@ -25,10 +25,10 @@ class WorstCase:
     done here, since an image's result would depend on other images.
 
     Attributes:
-        attacks: they share a budget, and lead away from the labels.
+        attacks: they share a budget and an area, and lead away from the labels.
 
     Raises:
-        UsageError: no attack, attacks of different budgets, or one towards labels.
+        UsageError: no attack, attacks of different budgets or areas, or one towards labels.
     """
 
     attacks: tuple[Attack, ...]
@@ -38,6 +38,10 @@ class WorstCase:
         if len(budgets) != 1:
             found = " and ".join(sorted(budgets)) or "none"
             raise UsageError(f"WorstCase attacks have the budgets {found}; allowed are attacks of one and the same")
+        areas = {repr(attack.area) for attack in self.attacks}
+        if len(areas) != 1:
+            found = " and ".join(sorted(areas))
+            raise UsageError(f"WorstCase attacks have the areas {found}; allowed are attacks of one and the same")
         for attack in self.attacks:
             if attack.goal != Untargeted():
                 goal = type(attack.goal).__name__
@@ -121,7 +125,8 @@ class WorstCase:
         size = len(x) if chunk is None else chunk
         labels = _predicted(model, x, size)[0] if y is None else y
         # Judged by the pixels that the attacks are about.
-        for area in {attack.area for attack in self.attacks if attack.area.hidden}:
+        area = self.attacks[0].area
+        if area.hidden:
             labels = labels.where(~area.mask(x, labels)[:, 0], VOID)
         worst, fewest = x.detach(), torch.full((len(x),), torch.inf, device=x.device)
         for result in found:

@@ -13,8 +13,11 @@ from toy_run import BARE, CLASSES, network, toy
 
 from segtrans.bench import plan as planning
 from segtrans.bench.estimate import Estimate, estimate
+from segtrans.data import load_data
+from segtrans.data.base import resize
 from segtrans.ensembles import Ensemble
 from segtrans.errors import ImageSizeError, ModelError, UsageError
+from segtrans.io import to_tensor
 from segtrans.models import SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
@@ -235,8 +238,12 @@ def test_a_plan_times_what_memory_suffices_for(go: Callable[..., dict[str, Any]]
         return estimate(planning.make_plan(make_config(values), models={"own": own}))
 
     assert left(narrow(1, 1)).seconds > 0
-    fussy = SegModel(Fussy(network(0), 1.0), CLASSES, preprocessing=BARE, name="fussy")
-    assert left(fussy).gradient_evaluations == 60
+    first = resize(load_data(f"folder:{data}?classes={CLASSES}")[5], 24)
+    fussy, seen = Fussy(network(0), float(to_tensor(first.image)[0, 0, 0])), list[int]()
+    fussy.inner.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]) * inputs[0].requires_grad))
+    plan = left(SegModel(fussy, CLASSES, preprocessing=BARE, name="fussy"))
+    assert plan.gradient_evaluations == 6 * 10
+    assert [count for count in seen if count] == 2 * 5 * 2 * [1], "five images, one by one, by two steps, twice"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(go: Callable[..., dict[str, Any]]) -> None:

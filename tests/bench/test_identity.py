@@ -5,9 +5,11 @@ import importlib
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -377,6 +379,10 @@ def test_budgets_are_told_apart_exactly(eps: float | str) -> None:
         assert eval(repr(kind(eps))).radius == kind(eps).radius
 
 
+def times(k: int) -> Callable[[int], int]:
+    return lambda x: x * k
+
+
 def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "from torch import nn\n\nclass Net(nn.Conv2d):\n    def forward(self, x):\n        return {} * x\n"
     monkeypatch.syspath_prepend(tmp_path)
@@ -403,9 +409,54 @@ def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypa
         (torch.ones(2), torch.zeros(2)),
         (lambda x: x + 1, lambda x: x + 2),
         (torch.nn.functional.relu, torch.nn.functional.gelu),
+        (lambda x: torch.relu(x), lambda x: torch.tanh(x)),
+        (times(1), times(2)),
+        (lambda x, k=1: x, lambda x, k=2: x),
+        (partial(max, 1), partial(max, 2)),
+        (np.ones(2), np.zeros(2)),
+        ([object(), 1], [object(), 2]),
     ):
         assert hash_of(10, setting=one) == hash_of(10, setting=copy.deepcopy(one))
         assert hash_of(10, setting=one) != hash_of(10, setting=other)
+
+
+def test_settings_that_cannot_be_read_are_left_out() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    for setting in (endless, torch.eye(3).to_sparse(), torch.empty(2, device="meta")):
+        network: Any = nn.Conv2d(3, 2, 1)
+        network.setting = setting
+        assert len(identity.model_hash(SegModel(network, 2))) == 64
+
+
+SCRIPT = """
+import multiprocessing, sys, torch
+from segtrans.bench.identity import model_hash
+from segtrans.models import wrap
+
+def act(x):
+    return x.relu()
+
+class Norm(torch.nn.Module):
+    pass
+
+def hashed(_):
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 2, 1)
+    network.act, network.norm = act, Norm
+    return model_hash(wrap(network, 2))
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(*pool.map(hashed, [0]), hashed(0))
+"""
+
+
+def test_workers_find_the_same_for_what_a_script_defines(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    theirs, ours = done.stdout.split()
+    assert theirs == ours
 
 
 def test_a_defence_around_a_model_is_another_model() -> None:

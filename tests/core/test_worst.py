@@ -132,6 +132,11 @@ def test_an_image_stalls_where_every_attack_does() -> None:
             (Attack(), Attack(threat=L2(1.0))),
             "WorstCase attacks have the budgets L2('1') and LInf('8/255'); allowed are attacks of one and the same",
         ),
+        (
+            (Attack(), compose(Classes(classes=(0,)))),
+            "WorstCase attacks have the areas Classes(classes=(0,), inside=True) and Everywhere(); allowed are attacks "
+            "of one and the same",
+        ),
         ((compose(AllAs()),), "WorstCase attacks have the goal AllAs; allowed are attacks away from the labels"),
     ],
 )

@@ -99,8 +99,9 @@ def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
         tmp_path / "saved"
     )
     assert len(load_data(f"hf:{tmp_path}/saved?split=test")) == len(load_data(f"hf:{tmp_path}/saved")) == len(one)
-    with pytest.raises(UsageError, match=r"saved is split 'test' alone, and split is 'train'"):
-        load_data(f"hf:{tmp_path}/saved?split=train")
+    for other in ("train", "validation"):
+        with pytest.raises(UsageError, match=f"saved is split 'test' alone, and split is {other!r}"):
+            load_data(f"hf:{tmp_path}/saved?split={other}")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import nn
 
 from segtrans.errors import DataError, MissingError, SegtransError, UsageError
 from segtrans.models import load_model, wrap
+from segtrans.models.load import _adjusted
 
 UNET = "smp:unet/resnet18?weights=random&classes=3"
 LRASPP = "torchvision:lraspp_mobilenet_v3_large"
@@ -62,6 +63,13 @@ def test_usage_errors_say_what_to_write(spec: str, message: str) -> None:
         load_model(spec)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+def test_other_colours_leave_the_classes_of_the_data_alone() -> None:
+    model = load_model(f"{UNET}&label_map=0,1,0&data_classes=4")
+    assert len(model.classes) == 4
+    assert len(_adjusted(model, {"mean": "0.5,0.5,0.5"}).classes) == 4
+    assert len(_adjusted(model, {"label_map": "0,1,1"}).classes) == 2
 
 
 @pytest.mark.parametrize(

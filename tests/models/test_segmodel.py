@@ -173,10 +173,10 @@ def test_the_data_may_have_classes_beyond_the_label_map() -> None:
         wrap(network, 2, data_classes=4)
 
 
-@pytest.mark.parametrize(("classes", "names"), [(1, ("class 0",)), (["flag"], ("flag",))])
+@pytest.mark.parametrize(("classes", "names"), [(1, ("class 0", "class 1")), (["flag"], ("background", "flag"))])
 def test_one_logit_makes_two_classes(classes: int | list[str], names: tuple[str, ...]) -> None:
     model = wrap(nn.Conv2d(3, 1, 1), classes)
-    assert model.classes == ("background", *names)
+    assert model.classes == names
     assert_contract(model, 2)
 
 

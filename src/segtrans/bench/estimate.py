@@ -96,9 +96,12 @@ def _left(plan: Plan, unit: Unit) -> tuple[int | None, list[str]]:
 
 
 def _ascend(ascent: AnyAttack, model: SegModel, x: Tensor, chunk: int) -> None:
-    """What a run does with a batch: what cannot be attacked is a failure of its images."""
+    """What a run does with a batch: where that cannot be attacked, it takes the images one by one."""
     with suppress(ModelError, UsageError):
         fitting(partial(ascent.perturb, model, x, seed=0), chunk)
+        return
+    for image in x.split(1) if len(x) > 1 else ():
+        _ascend(ascent, model, image, 1)
 
 
 def _seconds(do: Callable[[], object], x: Tensor) -> float:

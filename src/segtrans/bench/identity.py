@@ -7,11 +7,13 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -132,22 +134,23 @@ def _foreign_code(attack: AnyAttack) -> list[str]:
 
 
 def _code(kinds: Iterable[type]) -> list[str]:
-    """Hashes of what defines classes, and what they inherit from, where it is neither ours nor a known library's: the
-    file, or what was typed, or where even that is unknown something that is never the same again.
+    """Hashes of what defines classes and what they inherit from."""
+    return sorted({_source(ancestor) for heir in kinds for ancestor in heir.__mro__} - {""})
+
+
+def _source(defined: type | FunctionType) -> str:
+    """A hash of what defines a class or function: nothing for a known library's or ours, else the file, or what was
+    typed, or where even that is unknown something that is never the same again.
     """
-    found: set[str] = set()
-    for kind in {ancestor for heir in kinds for ancestor in heir.__mro__}:
-        if kind.__module__.partition(".")[0] in KNOWN:
-            continue
-        file = Path(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
-        if file.is_file():
-            found.add(file_hash(file))
-            continue
-        try:
-            found.add(fingerprint(inspect.getsource(kind)))
-        except (OSError, TypeError):
-            found.add(ONCE)
-    return sorted(found)
+    if defined.__module__.partition(".")[0] in KNOWN:
+        return ""
+    file = Path(getattr(sys.modules.get(defined.__module__), "__file__", None) or "")
+    if file.is_file():
+        return file_hash(file)
+    try:
+        return fingerprint(inspect.getsource(defined))
+    except (OSError, TypeError):
+        return ONCE
 
 
 def _settings(network: nn.Module) -> list[Any]:
@@ -156,30 +159,46 @@ def _settings(network: nn.Module) -> list[Any]:
 
 
 def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]]:
-    """A module's attributes, as far as values tell what they are."""
-    told = ((key, _told(value)) for key, value in vars(module).items() if key[0] != "_" and key not in but)
-    return sorted((key, text) for key, text in told if text is not None)
+    """A module's attributes, as far as values tell what they are. One that a pass leaves something in is another module
+    afterwards, whose scores are found anew.
+    """
+    shown: list[tuple[str, str]] = []
+    for key, value in vars(module).items():
+        if key[0] == "_" or key in but:
+            continue
+        # Sparse tensors have no bytes, lists may hold themselves, functions what is not there yet.
+        with suppress(RuntimeError, ValueError, TypeError):
+            shown.append((key, _told(value)))
+    return sorted(shown)
 
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _told(value: Any) -> str | None:
-    """All that a value is, the same every time, or None where it does not tell."""
+def _told(value: Any) -> str:
+    """What a value is, the same in every process; of objects that could print their address, the class alone."""
     if isinstance(value, PLAIN):
         return repr(value)
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
     if isinstance(value, Tensor):
         return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_bytes(value)).hexdigest()}"
+    if isinstance(value, partial):
+        value = (value.func, value.args, value.keywords)
     if isinstance(value, dict):
-        value = [[key, value[key]] for key in sorted(cast(dict[Any, Any], value), key=repr)]
+        value = sorted(([_told(key), of] for key, of in cast(dict[Any, Any], value).items()), key=lambda pair: pair[0])
     if isinstance(value, tuple | list):
-        parts = [_told(part) for part in cast(Sequence[Any], value)]
-        return None if None in parts else f"{type(value).__name__}({', '.join(cast(list[str], parts))})"
-    code: CodeType | None = getattr(value, "__code__", None)
-    if code is not None:
-        return f"{value.__module__}.{value.__qualname__} {code.co_code.hex()} {_told(code.co_consts)}"
-    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type | BuiltinFunctionType) else None
+        return f"({', '.join(map(_told, cast(Sequence[Any], value)))})"
+    if isinstance(value, FunctionType):
+        code, closed = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
+        # Functions of one file may have one name.
+        which = [code.co_firstlineno, code.co_code.hex(), code.co_names, code.co_consts]
+        kept = [value.__defaults__, value.__kwdefaults__, closed]
+        return f"{value.__qualname__} {_source(value)} {_told([*which, *kept])}"
+    if isinstance(value, type):
+        return f"{value.__qualname__} {_code([value])}"
+    return value.__qualname__ if isinstance(value, BuiltinFunctionType) else f"<{type(value).__qualname__}>"
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:

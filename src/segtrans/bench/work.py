@@ -138,25 +138,25 @@ class UnitWork:
             name, identity = plan.unit_name(unit), plan.unit_identity(unit)
             keep(plan, name, identity, self.crafted, *self.basis[trial.surrogate])
 
-    def _attack(self, samples: list[Sample], made: "_Made") -> None:
+    def _attack(self, samples: list[Sample], made: _Made) -> None:
         """Attack a batch, and score it."""
         plan, trial = self.plan, self.trial
         surrogate, attack = plan.models[trial.surrogate], plan.attacks[trial.attack]
         x, labels = images_of(samples, plan.device), labels_of(samples)
         y = None if labels is None else labels.to(plan.device)
         started = time.perf_counter()
-        reason = f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}"
+        result, reason, refused = None, f"attack {trial.attack!r} on {trial.surrogate!r} {TOO_LARGE}", False
         try:
             result, self.chunk = fitting(partial(attack.perturb, surrogate, x, y, seed=trial.seed), self.chunk)
         except (ModelError, UsageError) as error:
-            if len(samples) > 1 and not attack.shared:
-                # One image must not take the others along.
-                for sample in samples:
-                    self._attack([sample], made)
-                return
             # A network may have no residual blocks for an attack that changes them, an image be smaller than a patch;
             # others can do it. Attacks that nothing can do were refused when planning.
-            result, reason = None, f"attack {trial.attack!r} cannot be made on {trial.surrogate!r}: {error}"
+            refused, reason = True, f"attack {trial.attack!r} cannot be made on {trial.surrogate!r}: {error}"
+        if refused and len(samples) > 1 and not attack.shared:
+            # One image must not take the others along.
+            for sample in samples:
+                self._attack([sample], made)
+            return
         if result is None:
             made.failures += [(sample.name, reason) for sample in samples]
             return

@@ -9,12 +9,10 @@ from segtrans.data.folder import class_names
 from segtrans.errors import DataError, MissingError, UsageError, optional, unknown
 from segtrans.io import write_atomically
 
-SPLIT = "validation"
-
 
 def huggingface(
     root: Path,
-    split: str = SPLIT,
+    split: str | None = None,
     image: str = "image",
     mask: str | None = None,
     classes: int | None = None,
@@ -28,8 +26,8 @@ def huggingface(
     Args:
         root: a folder made by ``save_to_disk``, or one that ``load_dataset`` reads (parquet, pictures with metadata);
             else an id on the hub.
-        split: its part; ``load_dataset`` also takes ``validation[:100]``. Of a folder with one split there need be no
-            word of it.
+        split: its part; ``load_dataset`` also takes ``validation[:100]``. By default the only one of a folder that
+            holds one, else ``validation``.
         image: the column of images.
         mask: that of masks of class ids, 255 = void; left out, there are none.
         classes: number of classes; may be left out if ``root/classes.txt`` holds one class name per line.
@@ -60,8 +58,9 @@ def huggingface(
     return Dataset(name=root.name, items=items, classes=names, palette=colours(len(names)), values=values)
 
 
-def _table(root: Path, split: str) -> tuple[Any, Any]:
+def _table(root: Path, named: str | None) -> tuple[Any, Any]:
     """The library, and one split of a data set."""
+    split = named or "validation"
     with optional("a data set named hf:…", "hf"):
         import datasets
     library: Any = datasets
@@ -83,7 +82,7 @@ def _table(root: Path, split: str) -> tuple[Any, Any]:
         if split not in saved:
             raise unknown(f"split of {root}", split, saved)
         saved = saved[split]
-    elif split != SPLIT and saved.split is not None and split != str(saved.split):
+    elif named and saved.split is not None and named != str(saved.split):
         raise UsageError(f"{root} is split {str(saved.split)!r} alone, and split is {split!r}")
     return library, saved
 

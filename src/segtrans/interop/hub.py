@@ -65,7 +65,7 @@ def _asked(method: str, *arguments: Any, **options: Any) -> Any:
     with optional("the hub", "hf"):
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    # All errors of the library that the hub is asked with derive from it.
+    # What the library raises that the hub is asked with, which is not the same in all versions.
     unreachable = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         return getattr(huggingface_hub.HfApi(), method)(*arguments, **options)

@@ -119,7 +119,9 @@ class SegModel(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         names = _names(classes)
-        self.network_classes = names if len(names) != 1 else ("background", *names)
+        if len(names) == 1:
+            names = _names(2) if isinstance(classes, int) else ("background", *names)
+        self.network_classes = names
         self.label_map = None if label_map is None else tuple(label_map)
         self.classes = self._mapped_classes(data_classes)
         self.preprocessing = preprocessing or Preprocessing()

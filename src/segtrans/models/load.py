@@ -202,9 +202,9 @@ def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:
     if not any(key in options for key in ANYWHERE):
         return model
     colours = {key: _colour(key, options[key]) for key in ("mean", "std") if key in options}
-    label_map = model.label_map
+    label_map, data_classes = model.label_map, len(model.classes)
     if "label_map" in options:
-        label_map = _label_map(options["label_map"], model.network_classes)
+        label_map, data_classes = _label_map(options["label_map"], model.network_classes), None
     return SegModel(
         model.network,
         model.network_classes,
@@ -212,7 +212,7 @@ def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:
         name=model.name,
         backbone=model.backbone,
         label_map=label_map,
-        data_classes=_count("data_classes", options["data_classes"]) if "data_classes" in options else None,
+        data_classes=_count("data_classes", options["data_classes"]) if "data_classes" in options else data_classes,
     )
 
 
