@@ -414,6 +414,9 @@ def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypa
         (lambda x, k=1: x, lambda x, k=2: x),
         (partial(max, 1), partial(max, 2)),
         (np.ones(2), np.zeros(2)),
+        (np.float32(1), np.float32(2)),
+        ({"a", "b"}, {"a", "c"}),
+        (torch.float16, torch.bfloat16),
         ([object(), 1], [object(), 2]),
     ):
         assert hash_of(10, setting=one) == hash_of(10, setting=copy.deepcopy(one))

@@ -56,7 +56,7 @@ KNOWN = frozenset(
 )
 """Packages whose code is known by their version."""
 
-PLAIN = (bool, int, float, str, type(None))
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 NAMES = ("name", "backbone", "classes", "network_classes")
 """What a model of ours is called, which changes nothing that it computes."""
 
@@ -180,14 +180,16 @@ def _told(value: Any) -> str:
     """What a value is, the same in every process; of objects that could print their address, the class alone."""
     if isinstance(value, PLAIN):
         return repr(value)
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value)
+    if isinstance(value, np.generic | np.ndarray):
+        value = torch.from_numpy(np.asarray(value))
     if isinstance(value, Tensor):
         return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_bytes(value)).hexdigest()}"
     if isinstance(value, partial):
         value = (value.func, value.args, value.keywords)
     if isinstance(value, dict):
         value = sorted(([_told(key), of] for key, of in cast(dict[Any, Any], value).items()), key=lambda pair: pair[0])
+    if isinstance(value, set | frozenset):
+        value = sorted(map(_told, cast(Collection[Any], value)))
     if isinstance(value, tuple | list):
         return f"({', '.join(map(_told, cast(Sequence[Any], value)))})"
     if isinstance(value, FunctionType):
