@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
@@ -168,7 +169,8 @@ def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]
             continue
         # Sparse tensors have no bytes, lists may hold themselves, functions what is not there yet.
         with suppress(RuntimeError, ValueError, TypeError):
-            shown.append((key, _told(value)))
+            if (text := _told(value)) is not None:
+                shown.append((key, text))
     return sorted(shown)
 
 
@@ -176,8 +178,8 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _told(value: Any) -> str:
-    """What a value is, the same in every process; of objects that could print their address, the class alone."""
+def _told(value: Any) -> str | None:
+    """What a value is, the same in every process, or nothing of objects that could print their address."""
     if isinstance(value, PLAIN):
         return repr(value)
     if isinstance(value, np.generic | np.ndarray):
@@ -187,11 +189,11 @@ def _told(value: Any) -> str:
     if isinstance(value, partial):
         value = (value.func, value.args, value.keywords)
     if isinstance(value, dict):
-        value = sorted(([_told(key), of] for key, of in cast(dict[Any, Any], value).items()), key=lambda pair: pair[0])
+        value = sorted(([repr(_told(key)), of] for key, of in cast(dict[Any, Any], value).items()), key=itemgetter(0))
     if isinstance(value, set | frozenset):
-        value = sorted(map(_told, cast(Collection[Any], value)))
+        value = sorted(repr(_told(part)) for part in cast(Collection[Any], value))
     if isinstance(value, tuple | list):
-        return f"({', '.join(map(_told, cast(Sequence[Any], value)))})"
+        return f"({', '.join(_told(part) or '?' for part in cast(Sequence[Any], value))})"
     if isinstance(value, FunctionType):
         code, closed = value.__code__, [cell.cell_contents for cell in value.__closure__ or ()]
         # Functions of one file may have one name.
@@ -200,7 +202,7 @@ def _told(value: Any) -> str:
         return f"{value.__qualname__} {_source(value)} {_told([*which, *kept])}"
     if isinstance(value, type):
         return f"{value.__qualname__} {_code([value])}"
-    return value.__qualname__ if isinstance(value, BuiltinFunctionType) else f"<{type(value).__qualname__}>"
+    return value.__qualname__ if isinstance(value, BuiltinFunctionType) else None
 
 
 def image_hashes(data: Dataset) -> tuple[str, ...]:
