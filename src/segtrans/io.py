@@ -32,8 +32,8 @@ STRETCHED = {"L;2": 85, "L;4": 17}
 """By how much Pillow multiplies grey levels of fewer than eight bits, which suits photographs and no class ids."""
 
 
-def _open(path: Path) -> tuple[Image.Image, str]:
-    """The decoded image at ``path``, turned upright, and how its pixels lie in the file, in Pillow's words.
+def _open(path: Path) -> tuple[Image.Image, str, int]:
+    """The decoded image at ``path``, turned upright, and what :func:`_stored` says of it.
 
     DataError if it is missing, damaged, huge or not one image.
     """
@@ -47,10 +47,10 @@ def _open(path: Path) -> tuple[Image.Image, str]:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # cameras' JPEGs, whose first frame is the photograph
                 raise DataError(f"{path}: {frames} images in one file; allowed is one")
-            stored = _stored(image)
+            mode, most = _stored(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return image, stored
+            return image, mode, most
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -68,20 +68,18 @@ def _open(path: Path) -> tuple[Image.Image, str]:
         raise DataError(f"{path}: {NOT_NOW if passing else 'not a readable image'} ({error})") from error
 
 
-def _stored(image: Image.Image) -> str:
-    """Pillow's raw mode, such as ``L;4``, of an image that is not decoded yet."""
+def _stored(image: Image.Image) -> tuple[str, int]:
+    """Of an image that is not decoded yet Pillow's raw mode, such as ``L;4``, and the largest level of a PGM or PPM,
+    which may be any number, and is stretched, too; 255 for other formats.
+    """
     for codec, *_, settings in cast(Any, image).tile:
         words: tuple[Any, ...] = settings if isinstance(settings, tuple) else (settings,)
-        # Levels of a PGM or PPM may end anywhere, and Pillow stretches them, too.
-        stretched = codec.startswith("ppm") and words[1:] not in ((), (255,))
-        return f"{words[0]} up to {words[1]}" if stretched else str(words[0])
-    return ""
+        return str(words[0]), words[1] if codec.startswith("ppm") and words[1:] else 255
+    return "", 255
 
 
-def _is_deep(stored: str) -> bool:
-    """Whether channels have more than eight bits, which Pillow has no colour modes for, and would cut them to."""
-    mode, _, most = stored.partition(" up to ")
-    return (";16" in mode and mode != "BGR;16") or int(most or 0) > 255
+def _spelled(mode: str, most: int) -> str:
+    return mode if most == 255 else f"{mode} up to {most}"
 
 
 def read_image(path: Path) -> Pixels:
@@ -90,10 +88,12 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: the file is missing, damaged, too large or has more than 8 bits per channel.
     """
-    image, stored = _open(path)
-    if image.mode not in PHOTO_MODES or _is_deep(stored):
-        mode = stored if image.mode in PHOTO_MODES else image.mode
-        raise DataError(f"{path}: image has mode {mode}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}")
+    image, mode, most = _open(path)
+    # Pillow has no modes of more bits in colour, and would cut them to eight.
+    deep = most > 255 or (";16" in mode and mode != "BGR;16")
+    if image.mode not in PHOTO_MODES or deep:
+        found = _spelled(mode, most) if image.mode in PHOTO_MODES else image.mode
+        raise DataError(f"{path}: image has mode {found}; allowed are 8 bits per channel in {', '.join(PHOTO_MODES)}")
     if "transparency" in image.info:
         # Pillow warns about palettes with transparency unless they pass through RGBA.
         image = image.convert("RGBA")
@@ -106,7 +106,7 @@ def read_mask(path: Path) -> Pixels:
     Raises:
         DataError: the file is missing, damaged, too large, lossy, coded in colours, or has values above 255.
     """
-    image, stored = _open(path)
+    image, mode, most = _open(path)
     if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression", "")):
         raise DataError(
             f"{path}: mask is compressed as JPEG, which alters class ids; allowed are lossless formats such as PNG"
@@ -116,10 +116,10 @@ def read_mask(path: Path) -> Pixels:
             f"{path}: mask has mode {image.mode}; "
             "allowed are single-channel or palette images of class ids, not colours"
         )
-    few = " up to " in stored and stored.split()[-1] != "65535"
-    if few or (image.mode == "L" and stored not in ("L", *STRETCHED)):
-        raise DataError(f"{path}: mask has grey levels of mode {stored}, which are no class ids; allowed are 8 bits")
-    mask = np.array(image) // STRETCHED.get(stored, 1)
+    if most not in (255, 65535) or (image.mode == "L" and mode not in ("L", *STRETCHED)):
+        found = _spelled(mode, most)
+        raise DataError(f"{path}: mask has grey levels of mode {found}, which are no class ids; allowed are 8 bits")
+    mask = np.array(image) // STRETCHED.get(mode, 1)
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 255:
         raise DataError(f"{path}: mask value {low if low < 0 else high} is out of range; allowed are 0 to 255")

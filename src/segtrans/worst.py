@@ -34,14 +34,11 @@ class WorstCase:
     attacks: tuple[Attack, ...]
 
     def __post_init__(self) -> None:
-        budgets = {repr(attack.threat) for attack in self.attacks}
-        if len(budgets) != 1:
-            found = " and ".join(sorted(budgets)) or "none"
-            raise UsageError(f"WorstCase attacks have the budgets {found}; allowed are attacks of one and the same")
-        areas = {repr(attack.area) for attack in self.attacks}
-        if len(areas) != 1:
-            found = " and ".join(sorted(areas))
-            raise UsageError(f"WorstCase attacks have the areas {found}; allowed are attacks of one and the same")
+        budgets, areas = ({repr(getattr(a, name)) for a in self.attacks} for name in ("threat", "area"))
+        for what, values in (("budgets", budgets), ("areas", areas)):
+            if len(values) != 1:
+                found = " and ".join(sorted(values)) or "none"
+                raise UsageError(f"WorstCase attacks have the {what} {found}; allowed are attacks of one and the same")
         for attack in self.attacks:
             if attack.goal != Untargeted():
                 goal = type(attack.goal).__name__
