@@ -91,10 +91,9 @@ class Ghost(Backward):
             """What the skip is multiplied by, minus one."""
             if run.shown is None:
                 return 0.0
-            places, copy = run.shown
-            if len(places) != len(like):
+            if len(run.shown) != len(like):
                 raise ModelError("Ghost needs a surrogate that passes its batch on as it is")
-            return run.draw(stream, copy, places).uniform(1, 1, 1, low=-self.spread, high=self.spread).to(like)
+            return run.draw(stream, run.shown).uniform(1, 1, 1, low=-self.spread, high=self.spread).to(like)
 
         def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             given[:] = inputs[:1]

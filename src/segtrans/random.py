@@ -3,8 +3,12 @@
 A sequential generator gives an image other numbers when the batch around it changes. Here every number is a hash of
 where it is used, so batch size, order, chunking and worker count change nothing, global generators stay untouched, and
 a whole batch is drawn at once without a loop. The hash is splitmix64's finaliser (Steele et al., OOPSLA 2014).
+
+Addresses are hashed on the CPU, and so are few numbers, since a GPU has to be told of each of a hash's operations and
+takes longer to begin one than to do it. Many numbers are made where they are used. They are the same everywhere.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -16,12 +20,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segtrans.items import sent
+
 
 def _signed(number: int) -> int:
     """A whole number modulo 2^64, as the int64 with the same bits; tensors wrap by themselves."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+_CPU = torch.device("cpu")
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -46,8 +53,8 @@ def derive(keys: Tensor, address: int | Tensor) -> Tensor:
 
 
 def image_keys(images: Tensor) -> Tensor:
-    """One int64 key per image (N, 3, H, W), a hash of its 8-bit content: an image keeps its random numbers wherever it
-    stands in whatever batch, on any device and in any precision.
+    """One int64 key per image (N, 3, H, W), on the CPU, a hash of its 8-bit content: an image keeps its random numbers
+    wherever it stands in whatever batch, on any device and in any precision.
     """
     grey = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
     if images.device.type == "cpu":
@@ -56,7 +63,7 @@ def image_keys(images: Tensor) -> Tensor:
         # Side by side, since a GPU waits for it; a CPU has other things to do.
         with ThreadPoolExecutor() as pool:
             keys = list(pool.map(_hashed, grey))
-    return torch.tensor(keys, dtype=torch.int64, device=images.device)
+    return torch.tensor(keys, dtype=torch.int64)
 
 
 def _hashed(image: npt.NDArray[np.uint8]) -> int:
@@ -93,25 +100,44 @@ class Draw:
     Successive calls of its methods give independent numbers. ``copy`` (B,) tells a transformation with several copies
     which of them each item is, and ``reach`` by how much the attack may change every value at once, in which noise is
     measured. What a transformation sends through ``adjust`` comes back as it is, unless the attack looks for better
-    numbers (see :attr:`segtrans.transforms.Transform.descent`).
+    numbers (see :attr:`segtrans.transforms.Transform.descent`). ``device`` is where numbers are given.
+
+    ``keys`` (B,), ``copy`` and ``shared`` (1,), the key of numbers that all images share, are int64 and on the CPU.
     """
 
-    def __init__(self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype, reach: float) -> None:
-        self.copy = copy
+    def __init__(
+        self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype, reach: float, device: torch.device = _CPU
+    ) -> None:
         self.dtype = dtype
         self.reach = reach
+        self.device = device
         self.adjust: Callable[[Tensor], Tensor] = lambda numbers: numbers
         self._keys = keys
+        self._copy = copy
         self._shared = shared
         self._calls = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
+    def on_cpu(self) -> "Draw":
+        """The numbers that come next, given on the CPU, for a part that works with few of each image."""
+        if self.device.type == "cpu":
+            return self
+        there = copy.copy(self)
+        there.device = _CPU
+        for known in ("copy", "_ahead"):
+            there.__dict__.pop(known, None)
+        return there
+
+    @cached_property
+    def copy(self) -> Tensor:
+        return sent(self._copy, self.device)
+
     @cached_property
     def _ahead(self) -> Tensor:
         """The first numbers of the first calls, (B, CALLS, COUNT)."""
-        return _numbers(derive(self._keys[:, None], torch.arange(CALLS, device=self._keys.device)), COUNT)
+        return sent(_numbers(derive(self._keys[:, None], torch.arange(CALLS)), COUNT), self.device)
 
     def _call(self) -> int:
         self._calls += 1
@@ -121,7 +147,7 @@ class Draw:
         call, count = self._call(), math.prod(shape)
         if call < CALLS and count <= COUNT:
             return self._ahead[:, call, :count].reshape(-1, *shape)
-        return _numbers(derive(self._keys, call), count).view(-1, *shape)
+        return _numbers(sent(derive(self._keys, call), self.device), count).view(-1, *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) numbers, uniform in [low, high)."""
@@ -133,7 +159,7 @@ class Draw:
         They are rounded to float32 from float64: the last digit of a logarithm depends on the device and on where in
         memory a number stands.
         """
-        wide = torch.float32 if self._keys.device.type == "mps" else torch.float64
+        wide = torch.float32 if self.device.type == "mps" else torch.float64
         distance, angle = (self._uniform(shape).to(wide) for _ in range(2))
         numbers = torch.log1p(-distance).mul_(-2).sqrt_().mul_(angle.mul_(2 * math.pi).cos_())
         return deviation * numbers.float().to(self.dtype)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from segtrans.inputs import (
     checked_weights,
     label_range,
 )
+from segtrans.items import Items, sent
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -83,8 +84,7 @@ class Run:
             it what the objective is tracked by.
         norm_weight: (N,) how much the perturbation's norm weighs against the objective, for steps that keep it small;
             one pixel's share of a mean over pixels, unless the objective says otherwise.
-        shown: while the surrogate runs, which image each item of its batch shows and which copy of it, (B,) each;
-            None outside a gradient.
+        shown: while the surrogate runs, what its batch consists of; None outside a gradient.
         evaluations: gradient evaluations spent per image so far, each one forward and backward pass of one network.
     """
 
@@ -112,11 +112,10 @@ class Run:
         if weights is not None and any(part.apart for part in attack.gradients):
             raise UsageError("weights are given for an attack that weighs the members of an ensemble itself")
         self.evaluations = 0
-        self.shown: tuple[Tensor, Tensor] | None = None
+        self.shown: Items | None = None
         self.chunk = len(x) if chunk is None else chunk
         check_whole("chunk", self.chunk, 1)
         self._seed = seed
-        # On the CPU, so that asking for a number that all images share does not wait for a GPU.
         self._shared_key = derive(torch.zeros(1, dtype=torch.int64), seed)
         self._gradients_this_iteration = (-1, 0)
         self._gradient_parts = _GRADIENT_PARTS
@@ -195,21 +194,26 @@ class Run:
         self._gradient_parts += 1
         return self._gradient_parts
 
-    def draw(self, part: int, copy: Tensor | None = None, places: Tensor | None = None) -> Draw:
-        """The random numbers of part number ``part`` at this iteration, for each image or for the ones at ``places``;
-        ``copy``, of the same length, tells copies of an image apart.
+    def draw(self, part: int, items: Items | None = None, copy: Tensor | None = None) -> Draw:
+        """The random numbers of part number ``part`` at this iteration, for each image or for ``items``, of which the
+        part is told the numbers ``copy`` (B,), on the CPU, for the copies' own.
 
         Raises:
             UsageError: none of the attack's parts says that it draws.
         """
         if not self.attack.draws:
             raise UsageError("a part asks for random numbers, and none of the attack's says that it does in its draws")
-        keys = self._keys if places is None else self._keys[places]
-        copy = torch.zeros(len(keys), dtype=torch.int64, device=keys.device) if copy is None else copy
-        shared = self._shared_key
+        items = self.items(0, len(self.x)) if items is None else items
+        copy = items.copy if copy is None else copy
+        keys, shared = self._keys[items.places], self._shared_key
         for address in (part, self.iteration, self._gradients_this_iteration[1]):
             keys, shared = derive(keys, address), derive(shared, address)
-        return Draw(derive(keys, copy), copy, shared, self.x.dtype, self.reach)
+        return Draw(derive(keys, items.copy), copy, shared, self.x.dtype, self.reach, items.device)
+
+    def items(self, first: int, last: int) -> Items:
+        """Those from ``first`` to before ``last`` of all copies of all images, copy by copy."""
+        item = torch.arange(first, last)
+        return Items(item % len(self.x), item // len(self.x), self.x.device)
 
     def confined(self, values: Tensor, otherwise: Tensor | float) -> Tensor:
         """``values`` (N, 3, H, W) where pixels may change, and elsewhere the other ones."""
@@ -273,14 +277,14 @@ class Run:
         total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)
-            item = torch.arange(first, last, device=z.device)
-            places, copy = item % n, item // n
+            items = self.items(first, last)
             self._adjustments, self._first = {}, first
             with torch.set_grad_enabled(differentiate):
-                leaf = (z.detach() if whole and differentiate else z.detach()[places]).requires_grad_(differentiate)
+                leaf = z.detach() if whole and differentiate else z.detach()[items.index]
+                leaf.requires_grad_(differentiate)
                 if differentiate and passes(self._transforms) > 1:
-                    self._adjust(leaf, places, copy)
-                loss = self._losses(leaf, places, copy)
+                    self._adjust(leaf, items)
+                loss = self._losses(leaf, items)
                 gradient = _gradients(loss[:, 0], [leaf])[0] if differentiate else _nothing()
             if whole:
                 losses, total = loss.detach(), gradient
@@ -293,10 +297,10 @@ class Run:
         self._finite &= losses[:, 0].isfinite()
         return losses / copies, total
 
-    def _adjust(self, z: Tensor, places: Tensor, copy: Tensor) -> None:
+    def _adjust(self, z: Tensor, items: Items) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
         counted = self._pixels.clone()
-        loss = self._losses(z, places, copy)[:, 0]
+        loss = self._losses(z, items)[:, 0]
         for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
             # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
             self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
@@ -305,75 +309,77 @@ class Run:
     def _adjusted(self, number: int, drawn: Tensor) -> Tensor:
         """What transformation ``number`` uses for the numbers it has drawn."""
         assert self.shown is not None, "numbers are adjusted only where the surrogate runs"
-        places, copy = self.shown
         if number not in self._adjustments:
             shape = (self.chunk, *drawn.shape[1:])
             self._adjustments[number] = drawn.new_zeros(shape).requires_grad_(torch.is_grad_enabled())
         # Of the chunk's items a member of an ensemble may see only some.
-        return drawn + self._adjustments[number][copy * len(self.x) + places - self._first]
+        here = self.shown.copy * len(self.x) + self.shown.places - self._first
+        return drawn + self._adjustments[number][sent(here, drawn.device)]
 
-    def _losses(self, z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
-        """The objective's columns, (B, columns), of the given copies of the images at ``places``."""
+    def _losses(self, z: Tensor, items: Items) -> Tensor:
+        """The objective's columns, (B, columns), of ``items``, which are views of ``z``."""
         if self.weights is not None:
             total = z.new_zeros(len(z), self._columns)
-            for model, share in zip(self.members, self.weights[places].unbind(1), strict=True):
+            for model, share in zip(self.members, self.weights[items.index].unbind(1), strict=True):
                 here = share.nonzero().flatten()
                 if len(here):
-                    loss = self._loss_of(model, z[here], places[here], copy[here])
+                    loss = self._loss_of(model, z[here], items.at(here))
                     total = total.index_add(0, here, share[here][:, None] * loss)
         else:
             # A layer belongs to one network, so objectives on features see an ensemble's members one by one.
             apart = getattr(self.model, "apart", False) or self.attack.objective.layer is not None
             models = self.members if apart else (self.model,)
-            losses = [self._loss_of(model, z, places, copy) for model in models]
+            losses = [self._loss_of(model, z, items) for model in models]
             total = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
         return -total if self.targeted else total
 
-    def _loss_of(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> Tensor:
-        self.shown = places, copy
-        view = self._view(model, z, places, copy)
+    def _loss_of(self, model: "Model", z: Tensor, items: Items) -> Tensor:
+        self.shown = items
+        view = self._view(model, z, items)
         loss = self._loss(view)[:, None]
         self.shown = None
         if self.attack.step.uses_remaining:
             valid = view.labels != VOID
             counts = torch.stack([unfinished(view, self) & valid, valid], 1).flatten(2).sum(2)
-            self._pixels.index_add_(0, places, counts)
+            self._pixels.index_add_(0, view.places, counts)
         if self.attack.step.uses_tracked:
             with torch.no_grad():
                 tracked = self.attack.objective.tracked(view)[:, None].to(loss)
             loss = torch.cat([loss, tracked], 1)
         return loss
 
-    def _view(self, model: "Model", z: Tensor, places: Tensor, copy: Tensor) -> View:
+    def _view(self, model: "Model", z: Tensor, items: Items) -> View:
         objective = self.attack.objective
-        images, labels = self._transformed(z, places, copy)
+        images, labels = self._transformed(z, items)
         logits, features = self._forward(model, images)
         if objective.uses_logits and self.evaluations == 0:
             self.check(logits, images)
         reference = None
         if objective.uses_clean or objective.uses_other:
-            copies = self._copies
-            which = (self.x[places], copy) if objective.uses_clean else (z, (copy + copies // 2) % copies)
             with torch.no_grad():
-                shown, their_labels = self._transformed(which[0], places, which[1])
+                if objective.uses_clean:
+                    shown, their_labels = self._transformed(self.x[items.index], items)
+                else:
+                    other = (items.copy + self._copies // 2) % self._copies
+                    shown, their_labels = self._transformed(z, replace(items, copy=other))
                 its_logits, its_features = self._forward(model, shown)
-            reference = View(labels=their_labels, logits=its_logits, features=its_features, places=places)
-        return View(labels=labels, logits=logits, features=features, places=places, reference=reference)
+            reference = View(labels=their_labels, logits=its_logits, features=its_features, places=items.index)
+        return View(labels=labels, logits=logits, features=features, places=items.index, reference=reference)
 
-    def _transformed(self, z: Tensor, places: Tensor, copy: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
+    def _transformed(self, z: Tensor, items: Items, first: int | None = None) -> tuple[Tensor, Tensor]:
         """Images and labels as the surrogate sees them, or as the ``first`` so many transformations leave them; the
         same random numbers whenever asked within a gradient.
         """
-        labels, remaining = self.y[places], copy
+        labels, remaining = self.y[items.index], items.copy
         for number, transform in enumerate(self._transforms[:first], start=1):
-            draw = self.draw(number, copy, places)
             # Several multiplying transformations share out the copy number like digits.
-            draw.copy, remaining = remaining % transform.copies, remaining // transform.copies
+            draw = self.draw(number, items, remaining % transform.copies)
+            remaining = remaining // transform.copies
             # What was found for the copies at hand is not for the others that an objective compares them with.
-            if transform.descent and self.shown is not None and copy is self.shown[1]:
+            if transform.descent and items is self.shown:
                 draw.adjust = partial(self._adjusted, number)
             if transform.beneath:
-                clean, _ = self._transformed(self.x[places], places, copy, number - 1)
+                clean, _ = self._transformed(self.x[items.index], items, number - 1)
                 content, moved = transform(clean, labels, draw)
                 z = content + (z - clean)
             else:

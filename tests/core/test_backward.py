@@ -267,9 +267,9 @@ def test_a_hot_softmax_is_the_maximum() -> None:
 def test_ghost_multiplies_the_skip() -> None:
     run = run_of(compose(Ghost()), X, Y, MODEL)
     with Ghost().changed(run):
-        run.shown = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+        run.shown = run.items(0, 2)
         # The first stream of a run belongs to the first block.
-        factor = run.draw(1001, *reversed(run.shown)).uniform(1, 1, 1, low=0.78, high=1.22)
+        factor = run.draw(1001, run.shown).uniform(1, 1, 1, low=0.78, high=1.22)
         logits, found = MODEL(X), gradient_by_hand(MODEL)
     assert torch.allclose(logits, context(X, skip=lambda s: factor * s), rtol=1e-12)
     expected = gradient_by_hand(lambda x: context(x, skip=lambda s: factor * s))
@@ -285,8 +285,8 @@ def test_ghost_multiplies_a_shortcut_with_weights() -> None:
     model = nn.Sequential(nn.Identity(), model, nn.Conv2d(4, 3, 1)).double().eval()
     run = run_of(compose(Ghost()), X, Y, model)
     with Ghost().changed(run):
-        places, copy = run.shown = torch.arange(2), torch.zeros(2, dtype=torch.int64)
-        factor = run.draw(1001, copy, places).uniform(1, 1, 1, low=0.78, high=1.22)
+        run.shown = run.items(0, 2)
+        factor = run.draw(1001, run.shown).uniform(1, 1, 1, low=0.78, high=1.22)
         found = model(X)
     b = model[1]
     expected = model[2]((b.bn2(b.conv2(b.bn1(b.conv1(X)).relu())) + factor * shortcut(X)).relu())

@@ -192,7 +192,7 @@ def test_copy_similarity_by_hand(goal: Goal) -> None:
     found = run_of(attack, X, Y, MODEL).gradient(z)
     run = run_of(attack, X, Y, MODEL)
     run._gradients_this_iteration = (0, 1)
-    local, its = crop(X, Y, run.draw(1, torch.ones(2, dtype=torch.int64)))
+    local, its = crop(X, Y, run.draw(1, run.items(2, 4)))
     assert not torch.equal(local, X)
     leaf = z.clone().requires_grad_()
     views = [(leaf, Y), (local + leaf - X, its)]

@@ -46,9 +46,10 @@ def test_labels_come_from_where_pixels_do(part: Transform, size: tuple[int, int]
 @pytest.mark.parametrize("part", [part for part in parts_of(Transform).values() if part is not Rescale])
 def test_labels_can_be_left_behind_as_classifiers_do(part: type[Transform]) -> None:
     """The surrogate is shown the same images with the labels of the image as it was."""
-    places, last = torch.arange(COUNT), torch.full((COUNT,), part().copies - 1)
     runs = [run_of(Attack(transforms=(t,)), X, Y) for t in (part(), part(labels="keep"))]
-    (image, label), (same, behind) = (run._transformed(X, places, last) for run in runs)
+    copies = part().copies
+    items = runs[0].items((copies - 1) * COUNT, copies * COUNT)
+    (image, label), (same, behind) = (run._transformed(X, items) for run in runs)
     assert torch.equal(image, same)
     assert torch.equal(behind, Y)
     assert not torch.equal(label, Y) or not part.moves

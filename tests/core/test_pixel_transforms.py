@@ -16,6 +16,7 @@ from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
 from segtrans.errors import DataError, UsageError
 from segtrans.io import write_image
+from segtrans.items import Items
 from segtrans.random import Draw
 from segtrans.transforms import Admix, MaskBlocks, MixMask, Spectrum, StyleMix, Transform, UniformScale
 from segtrans.transforms.spectrum import from_cosines, to_cosines
@@ -55,7 +56,7 @@ def test_pictures_differ_between_copies_and_iterations() -> None:
     seen = []
     for run.iteration in range(40):
         # Equal images, so that only the copy tells them apart; copies 0 to 2 are of full brightness.
-        z, _ = run._transformed(run.x, torch.tensor([0, 1]), torch.tensor([0, 1]))
+        z, _ = run._transformed(run.x, Items(torch.tensor([0, 1]), torch.tensor([0, 1]), run.x.device))
         seen.append(z - run.x)
     first, second = (torch.stack([z[number] for z in seen]) for number in (0, 1))
     assert 10 < (first != second).flatten(1).any(1).sum() < 40
@@ -157,8 +158,8 @@ def test_spectrum_multiplies_every_coefficient(rho: float, sigma: float) -> None
 )
 def test_noise_is_measured_in_budgets(noisy: str) -> None:
     def shown(size: float, budget: str) -> Tensor:
-        run, copy = run_of(read(f"{noisy.format(size)} + {budget} + bim"), X, Y), torch.zeros(3, dtype=torch.int64)
-        return run._transformed(X, torch.arange(3), copy)[0]
+        run = run_of(read(f"{noisy.format(size)} + {budget} + bim"), X, Y)
+        return run._transformed(X, run.items(0, 3))[0]
 
     one = shown(1, "linf(eps=8/255)")
     assert (one - X).abs().max() > 0.02
@@ -290,7 +291,7 @@ def test_the_gradient_of_us_mm_by_hand() -> None:
     run = run_of(read("us-mm"), x, y, model)
     found, expected = run.gradient(x), torch.zeros_like(x)
     for copy in range(15):
-        mask = 0.5 + picked(run.draw(2, torch.tensor([copy]), torch.tensor([0])))
+        mask = 0.5 + picked(run.draw(2, run.items(copy, copy + 1)))
         factor = (0.75 - 0.65 / 4 * (copy % 5)) * mask
         leaf = (factor * x).requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, ignore_index=VOID), leaf)

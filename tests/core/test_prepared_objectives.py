@@ -56,8 +56,8 @@ def test_feature_importance_by_hand(of: str) -> None:
     kept = []
     for number in range(4):
         # The first stream of a run.
-        draw = at(objective, 0).draw(1001, torch.full((2,), number))
-        keep = draw.uniform(3, *SIZE) >= 0.3
+        before = at(objective, 0)
+        keep = before.draw(1001, before.items(2 * number, 2 * number + 2)).uniform(3, *SIZE) >= 0.3
         kept.append(keep.double().mean())
         weights += gain_gradient(X * keep, of)
     assert torch.allclose(run.losses, (at_length_one(weights) * features_of(z)).sum((1, 2, 3)), rtol=1e-10)

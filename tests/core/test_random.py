@@ -176,3 +176,16 @@ def test_image_keys_are_of_content() -> None:
     nudged = x.detach().clone()
     nudged[1, 0, 0, 0] = (nudged[1, 0, 0, 0] + 1 / 255) % 1
     assert (image_keys(nudged) == keys).tolist() == [True, False, True, True]
+
+
+def test_numbers_are_given_where_they_are_wanted() -> None:
+    """The meta device stands for a GPU: what it is sent has a shape and no values."""
+    away, here = draw(3, copy=2), draw(3, copy=2)
+    away.device = torch.device("meta")
+    for numbers in (away.uniform(4), away.uniform(COUNT + 1), away.normal(2), away.chance(0.5), away.copy):
+        assert numbers.device.type == "meta"
+    here.uniform(4), here.uniform(COUNT + 1), here.normal(2), here.chance(0.5)
+    back = away.on_cpu()
+    assert torch.equal(back.uniform(4), here.uniform(4)), "they go on where the others stopped"
+    assert torch.equal(back.copy, here.copy)
+    assert here.on_cpu() is here

@@ -87,7 +87,7 @@ def test_warps_first_go_downhill(goal: Goal) -> None:
     run._gradients_this_iteration = (0, 1)
     sign = -1 if goal.targeted else 1
     for copy in range(2):
-        numbers = run.draw(1, torch.full((2,), copy))
+        numbers = run.draw(1, run.items(2 * copy, 2 * copy + 2))
         moves = torch.cat([numbers.uniform(1, 1, 1, low=-1, high=1) for _ in range(2)], -1)[:, :, 0]
         for i in range(2):
 
@@ -137,5 +137,6 @@ def test_other_copies_are_compared_with_as_they_were_drawn() -> None:
     # The first no-gradient pass finds the layer; then come, copy by copy, one before the descent and one after it.
     assert len(seen) == 5
     for number, image in enumerate(seen[1:]):
-        other = run.draw(1, torch.full((2,), 1 - number // 2))
+        copy = 1 - number // 2
+        other = run.draw(1, run.items(2 * copy, 2 * copy + 2))
         assert torch.equal(image, Warp(copies=2)(run.x, run.y, other)[0])

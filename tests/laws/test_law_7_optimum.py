@@ -151,7 +151,7 @@ def test_the_attacks_gradient_is_the_mean_over_copies() -> None:
     def loss(z: Tensor) -> Tensor:
         """The same sum over copies as in the loop, as one number; a new count makes the draws those of the first."""
         run._gradients_this_iteration = (0, 1)
-        return sum(run._losses(z, torch.tensor([0]), torch.tensor([copy])).sum() for copy in range(6)) / 6
+        return sum(run._losses(z, run.items(copy, copy + 1)).sum() for copy in range(6)) / 6
 
     leaf = x.clone().requires_grad_()
     assert torch.autograd.gradcheck(loss, leaf, fast_mode=True)

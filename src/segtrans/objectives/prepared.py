@@ -20,6 +20,7 @@ from segtrans.objectives.pixels import at_label
 
 if TYPE_CHECKING:
     from segtrans.attack import Attack
+    from segtrans.items import Items
     from segtrans.run import Run, View
 
 
@@ -74,16 +75,17 @@ class _Weighted(PreparedObjective):
     def preparation(self) -> int:
         return self.samples
 
-    def mean_gradient(self, run: Run, image: Callable[[int, Tensor], Tensor]) -> Tensor:
+    def mean_gradient(self, run: Run, image: Callable[[int, Items], Tensor]) -> Tensor:
         """Mean gradient, with respect to the features (N, C, h, w), of what grows where an attack succeeds, over
-        ``image(number, places)`` for each number of a sample; ``places`` are those of the wanted images.
+        ``image(number, items)`` for each number of a sample, which is the number of the items' copy.
         """
         layer = find_layer(run.network, self.layer, run.x[:1])
         total: Tensor | float = 0.0
         for number in range(self.samples):
+            first, last = number * len(run.x), (number + 1) * len(run.x)
             parts = [
-                self._gradient(run, layer, image(number, places), run.y[places])
-                for places in torch.arange(len(run.x), device=run.x.device).split(run.chunk)
+                self._gradient(run, layer, image(number, items), run.y[items.index])
+                for items in (run.items(at, min(at + run.chunk, last)) for at in range(first, last, run.chunk))
             ]
             total = total + torch.cat(parts)
             run.evaluations += 1
@@ -135,9 +137,9 @@ class FeatureImportance(_Weighted):
         self.refuse_ensembles(run)
         stream = run.stream()
 
-        def dropped(number: int, places: Tensor) -> Tensor:
-            draw = run.draw(stream, torch.full_like(places, number), places)
-            return run.x[places].where(~draw.chance(self.drop, *run.x.shape[1:]), 0)
+        def dropped(number: int, items: Items) -> Tensor:
+            kept = ~run.draw(stream, items).chance(self.drop, *run.x.shape[1:])
+            return run.x[items.index].where(kept, 0)
 
         weights = _scaled(self.mean_gradient(run, dropped))
         return lambda view: (weights[view.places] * view.features).sum((1, 2, 3))
@@ -160,7 +162,7 @@ class Attribution(_Weighted):
 
     def bind(self, run: Run) -> Callable[[View], Tensor]:
         self.refuse_ensembles(run)
-        gradient = self.mean_gradient(run, lambda number, places: run.x[places] * ((number + 1) / self.samples))
+        gradient = self.mean_gradient(run, lambda number, items: run.x[items.index] * ((number + 1) / self.samples))
         black, weights = self.clean_features(run, torch.zeros_like(run.x[:1])), _scaled(gradient)
 
         def loss(view: View) -> Tensor:

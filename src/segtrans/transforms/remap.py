@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segtrans.errors import UsageError, check_choice, check_number, check_whole
+from segtrans.items import sent
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -56,25 +57,29 @@ class Remap(Transform):
         return self.grid if isinstance(self.grid, tuple) else (self.grid,)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        # Filled on the device: a copy to a GPU would wait until all before it is done.
-        choices = torch.cat([torch.full((1,), number, device=x.device) for number in self._grids])
+        # Where regions lie and what they are read from is worked out on the CPU, since it is many operations on few
+        # numbers, of each of which a GPU would have to be told.
+        draw, choices = draw.on_cpu(), torch.tensor(self._grids)
         # Images of a smaller grid have regions without extent at the end of their rows and columns.
         grid = choices[draw.integers(choices.new_full((len(draw),), len(choices)))]
         most, (height, width) = max(self._grids), x.shape[-2:]
         tops, lefts = self._edges(height, grid, draw), self._edges(width, grid, draw)
-        inside = torch.arange(most, device=x.device) < grid[:, None]
+        inside = torch.arange(most) < grid[:, None]
         used = inside[:, :, None] & inside[:, None]
         kept = draw.chance(self.keep, most, most) if self.keep else torch.zeros_like(used)
         origin = _permutation(used & ~kept, draw)
         scale = draw.uniform(most, most, low=self.window[0], high=self.window[1]) * grid.view(-1, 1, 1)
         row = _sources(tops, origin // most, scale, kept, height, draw, mirrored=self.flip == "both")
         col = _sources(lefts, (origin % most).mT, scale.mT, kept.mT, width, draw, mirrored=self.flip != "none").mT
-        rows = row.gather(2, _region_of(lefts, width)[:, None].expand(-1, height, -1))
-        cols = col.gather(1, _region_of(tops, height)[:, :, None].expand(-1, -1, width))
         if self.probability < 1:
             remapped = draw.chance(self.probability, 1, 1)
-            rows = torch.where(remapped, rows, positions(height, x)[:, None])
-            cols = torch.where(remapped, cols, positions(width, x))
+            row = torch.where(remapped, row, positions(height, row)[:, None])
+            col = torch.where(remapped, col, positions(width, col))
+        row, col, across, down = (
+            sent(values, x.device) for values in (row, col, _region_of(lefts, width), _region_of(tops, height))
+        )
+        rows = row.gather(2, across[:, None].expand(-1, height, -1))
+        cols = col.gather(1, down[:, :, None].expand(-1, -1, width))
         return resample(x, y, rows, cols)
 
     def _edges(self, size: int, grid: Tensor, draw: Draw) -> Tensor:
@@ -83,7 +88,7 @@ class Remap(Transform):
         weights = draw.uniform(most, low=1, high=2)
         if self.cuts == "even":
             weights = torch.ones_like(weights)
-        weights = weights * (torch.arange(most, device=grid.device) < grid[:, None])
+        weights = weights * (torch.arange(most) < grid[:, None])
         share = weights.cumsum(1) / weights.sum(1, keepdim=True)
         zero = share.new_zeros(len(draw), 1)
         return torch.cat([zero, (share[:, :-1] * size).round().clamp(0, size), zero + size], 1)
