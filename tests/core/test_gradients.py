@@ -110,6 +110,16 @@ def test_grey_gradients_have_one_value_for_the_three_channels_which_is_their_mea
     assert torch.allclose(found, ((red + green + blue) / 3)[:, None].expand(-1, 3, -1, -1), atol=1e-15)
 
 
+def test_gradients_can_go_a_part_of_the_way_to_grey() -> None:
+    gradient = noise()
+    mean = gradient.mean(1, keepdim=True)
+    found = Grey(share=0.25).wrap(lambda z: gradient, RUN)(X)
+    assert torch.allclose(found - mean, 0.75 * (gradient - mean), atol=1e-15)
+    assert torch.equal(Grey(share=0).wrap(lambda z: gradient, RUN)(X), gradient)
+    with pytest.raises(UsageError, match=r"^Grey share is 1.5; allowed are"):
+        Grey(share=1.5)
+
+
 def test_a_grey_perturbation_changes_brightness_alone_where_the_box_leaves_room() -> None:
     x = 0.3 + 0.4 * images(2, (12, 10))
     delta = attack("grey + mi(iterations=3)")(PixelLinear(4), x, labels(2, (12, 10), values=range(4))) - x

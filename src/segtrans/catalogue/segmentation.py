@@ -138,7 +138,7 @@ ENTRIES = (
         paper="arXiv:1704.05712", venue="ICCV 2017", family="segmentation", provenance="paper",
     ),
     # Regions that stay gain where one sample has to do; with five, from the one surrogate tried, they cost asr_miou
-    # (docs/segtrans.md).
+    # (docs/segtrans-screens.md).
     Entry(
         name="segtrans", attack=compose(*SEGTRANS, Remap(keep=0.25)),
         title="SegTrans, our reconstruction from its abstract",
