@@ -240,5 +240,12 @@ def test_the_command_fetches_checks_and_unpacks(
     assert (tmp_path / "data" / "images" / "photo").read_bytes() == b"pixels"
     assert command(url, out, "--sha256", found, "--unpack", tmp_path / "more") == (0, "", "")
     assert (tmp_path / "more" / "images" / "photo").is_file()
+    before = len(server.asked)
+    code, said, noted = command(url, tmp_path / "again.tgz", "--unpack", tmp_path / "more")
+    assert (code, noted) == (2, f"error: {tmp_path / 'more'} exists already; give a new folder\n")
+    for most in ("nan", "inf", "-1"):
+        code, said, noted = command(url, tmp_path / "again.tgz", f"--most={most}")
+        assert (code, noted) == (2, f"error: --most is {float(most)!r}; allowed are numbers from 0\n")
+    assert len(server.asked) == before, "nothing is downloaded for it"
     code, said, noted = command(url, tmp_path / "small", "--most", "1e-9")
     assert (code, said, noted) == (4, "", f"error: {url}: more than 1 bytes, refused\n")

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from segtrans.areas import Area, Everywhere
@@ -26,7 +27,9 @@ Model = Callable[[Tensor], Tensor]
 
 
 class ZeroGradientWarning(UserWarning):
-    """The surrogate's gradient was exactly zero for an image throughout, so its perturbation means nothing."""
+    """The surrogate's gradient was exactly zero for an image throughout, or none of its pixels may change, so that its
+    perturbation means nothing.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Result:
 
     Attributes:
         adversarial: (N, 3, H, W), inside budget and box.
-        stalled: (N,) true where every gradient was zero.
+        stalled: (N,) true where every gradient was zero, or no pixel may change.
         failed: (N,) true where the model returned NaN or infinite values; those images are as they were.
         evaluations: gradient evaluations spent per image, each one forward and backward pass of one network.
     """
@@ -72,7 +75,8 @@ class Result:
             raise NonFiniteError(self.failed.nonzero().flatten().tolist())
         if self.stalled.any():
             places = ", ".join(map(str, self.stalled.nonzero().flatten().tolist()))
-            warnings.warn(f"zero gradient for image(s) {places} of the batch", ZeroGradientWarning, stacklevel=3)
+            problem = f"zero gradient for image(s) {places} of the batch, or no pixel of theirs that may change"
+            warnings.warn(problem, ZeroGradientWarning, stacklevel=3)
         return self.adversarial
 
 
@@ -113,6 +117,9 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, 0)
+        for name in ("transforms", "backward", "gradients"):
+            if not isinstance(parts := getattr(self, name), tuple):
+                raise UsageError(f"{name} is {parts!r}; allowed are tuples of such parts")
         if self.alpha > 1 and isinstance(self.threat, LInf):
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:
@@ -121,6 +128,10 @@ class Attack:
         if (self.step.uses_remaining or self.step.uses_tracked) and not self.objective.uses_logits:
             step, objective = type(self.step).__name__, type(self.objective).__name__
             raise UsageError(f"step {step} goes by predictions, but objective {objective} ends before there are any")
+        elsewhere = [type(part).__name__ for part in self.gradients if part.elsewhere]
+        if self.step.uses_remaining and elsewhere:
+            step = type(self.step).__name__
+            raise UsageError(f"step {step} goes by predictions at the image itself, and {elsewhere[0]} asks elsewhere")
 
     @property
     def attacks(self) -> tuple["Attack", ...]:
@@ -234,6 +245,8 @@ class Attack:
             ModelError: the model's output is not logits at input size, or lacks what a part of the attack needs.
         """
         with ExitStack() as changes:
+            # A caller's own is not part of the attack; the surrogate has the attack's precision.
+            changes.enter_context(torch.autocast(x.device.type, enabled=False))
             run = Run(self, model, x, y, region=region, weights=weights, seed=seed, chunk=chunk)
             for change in self.backward:
                 changes.enter_context(change.changed(run))
@@ -262,6 +275,8 @@ def _checked_start(start: Tensor, x: Tensor) -> Tensor:
         raise UsageError(
             f"start is {start.dtype} {tuple(start.shape)}; expected as the images are, {x.dtype} {tuple(x.shape)}"
         )
+    if not start.isfinite().all():
+        raise UsageError("start has values that are NaN or infinite; allowed are finite ones")
     return start.detach()
 
 

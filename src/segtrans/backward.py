@@ -182,7 +182,7 @@ def _networks(run: Run) -> list[nn.Module]:
 
 
 def _residuals(part: Backward, run: Run) -> list[Residual]:
-    found = [residual for network in _networks(run) for residual in residuals(network, run.x[:1])]
+    found = [residual for network in _networks(run) for residual in residuals(network, run.x[:1].clone())]
     if not found:
         raise ModelError(f"the surrogate has no residual blocks that {type(part).__name__} could find")
     return found
@@ -195,7 +195,7 @@ def _late(run: Run, kinds: tuple[type[nn.Module], ...], start: float) -> list[nn
     late: list[nn.Module] = []
     count = 0
     for network in _networks(run):
-        names = in_order(network, run.x[:1], [m for m in network.modules() if isinstance(m, kinds)])
+        names = in_order(network, run.x[:1].clone(), [m for m in network.modules() if isinstance(m, kinds)])
         late += [network.get_submodule(name) for name in names[round(start * len(names)) :]]
         count += len(names)
     return late if count else None

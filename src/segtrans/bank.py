@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segtrans.errors import MissingError
 from segtrans.io import Pixels, read_image, to_tensor
+from segtrans.paths import at_home
 
 FILES = {
     "astronaut": "astronaut.png",
@@ -78,7 +79,7 @@ def chosen(folder: str = "") -> list[Path]:
     # Imported late, since the data sets in turn take the list of free photographs from here.
     from segtrans.data.base import folder_images
 
-    paths = [*(folder_images(Path(folder).expanduser()) if folder else free_photographs()).values()]
+    paths = [*(folder_images(at_home(folder)) if folder else free_photographs()).values()]
     count = min(len(paths), MOST)
     return [paths[place * len(paths) // count] for place in range(count)]
 

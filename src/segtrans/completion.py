@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from segtrans.paths import at_home
+
 Offer = tuple[str, str]
 """A whole word, and what to say about it."""
 
@@ -43,7 +45,7 @@ def data(incomplete: str) -> list[Offer]:
         return _offered("", _table("data/load.py"))
     parent, name = os.path.split(path)
     try:
-        inside = sorted(entry.name for entry in os.scandir(Path(parent).expanduser()) if entry.is_dir())
+        inside = sorted(entry.name for entry in os.scandir(at_home(parent)) if entry.is_dir())
     except OSError:
         inside = []
     before = f"{source}:{parent}{'' if parent in ('', '/') else '/'}"

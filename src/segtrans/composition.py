@@ -71,7 +71,9 @@ def _joined(result: Attack, term: Part | Attack, given: Collection[str] = ()) ->
     for kind, name in _ONE.items():
         if isinstance(term, kind):
             return replace(result, **{name: term})
-    (name,) = (name for kind, name in _SEVERAL.items() if isinstance(term, kind))
+    name = next((name for kind, name in _SEVERAL.items() if isinstance(term, kind)), None)
+    if name is None:
+        raise UsageError(f"compose got {term!r}; allowed are parts and attacks that are one, not several")
     return replace(result, **{name: _queue((*getattr(result, name), term))})
 
 

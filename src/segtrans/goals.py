@@ -39,7 +39,7 @@ class Untargeted(Goal):
     targeted: ClassVar[bool] = False
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
-        return predicted_classes(run.clean_logits) if y is None else y
+        return run.of_clean(predicted_classes) if y is None else y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class LeastLikely(Goal):
     """
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
-        wanted = run.clean_logits.argmin(1)
+        wanted = run.of_clean(lambda logits: logits.argmin(1))
         return wanted if y is None else wanted.where(y != VOID, VOID)
 
 
@@ -102,6 +102,12 @@ class AllAs(Goal):
 
     def __post_init__(self) -> None:
         check_whole("AllAs index", self.index, 0)
+
+    def check(self, classes: int) -> None:
+        # As a label it would be void.
+        if self.index >= classes:
+            allowed = f"allowed are 0 to {classes - 1}"
+            raise UsageError(f"AllAs index is {self.index}; the surrogate has {classes} classes, so {allowed}")
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         shape = (len(run.x), *run.x.shape[-2:])

@@ -1,5 +1,6 @@
 """What an attack is given, checked before anything is done with it: one sentence for whatever is wrong."""
 
+from operator import index
 from typing import Any
 
 import torch
@@ -10,9 +11,17 @@ from segtrans.errors import ModelError, UsageError
 
 
 def check_images(x: Tensor) -> None:
-    """UsageError unless images are floating point (N, 3, H, W) in [0, 1], at least one."""
+    """UsageError unless images are float32 or float64 (N, 3, H, W) in [0, 1], at least one, outside inference mode."""
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or x.numel() == 0:
         raise UsageError(f"images are {x.dtype} {tuple(x.shape)}; expected floating point (N, 3, H, W) in [0, 1]")
+    if x.dtype not in (torch.float32, torch.float64):
+        # Neither the places of pixels nor sums over them fit.
+        raise UsageError(
+            f"images are {x.dtype}; expected float32 or float64 (a surrogate multiplies in bfloat16 with the attack's "
+            "precision='bfloat16')"
+        )
+    if torch.is_inference_mode_enabled():
+        raise UsageError("inference mode is on, in which there are no gradients; attack outside it")
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise UsageError(f"images range from {float(low):g} to {float(high):g}; expected values in [0, 1]")
@@ -23,6 +32,8 @@ def check_labels(y: Tensor, x: Tensor) -> None:
     expected = (len(x), *x.shape[-2:])
     if y.dtype != torch.int64 or tuple(y.shape) != expected:
         raise UsageError(f"labels are {y.dtype} {tuple(y.shape)}; expected torch.int64 {expected}")
+    if y.device != x.device:
+        raise UsageError(f"labels are on {y.device}; expected on {x.device}, where the images are")
 
 
 def label_range(y: Tensor) -> tuple[int, int]:
@@ -42,8 +53,9 @@ def check_classes(found: tuple[int, int], classes: int) -> None:
 
 
 def check_logits(logits: Any, z: Tensor) -> None:
-    """ModelError unless a model returned four dimensions, of which the last two are those of images (N, 3, H, W)."""
-    if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[-2:] != z.shape[-2:]:
+    """ModelError unless a model returned four dimensions, of which all but the second are as of images (N, 3, H, W)."""
+    expected = (len(z), *z.shape[-2:])
+    if not isinstance(logits, Tensor) or logits.ndim != 4 or (len(logits), *logits.shape[-2:]) != expected:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
             f"the model returned {shape} for images {tuple(z.shape)}; expected logits (N, C, H, W) at input size, "
@@ -62,6 +74,14 @@ def checked_weights(weights: Tensor, expected: tuple[int, int]) -> Tensor:
             "image one per member of the surrogate and not all of them 0"
         )
     return weights.detach()
+
+
+def check_seed(seed: int) -> int:
+    """The seed as a Python number; UsageError unless it is a whole number, of numpy's kinds or not."""
+    try:
+        return index(seed)
+    except TypeError:
+        raise UsageError(f"seed is {seed!r}; allowed are whole numbers") from None
 
 
 def allowed_region(region: Tensor | None, x: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ def _open(path: Path) -> tuple[Image.Image, str, int]:
 
     DataError if it is missing, damaged, huge or not one image.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not a readable image (it is no file)")  # a pipe would never end
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a readable image (it is no file)")  # a pipe would never end
         # Given a path, Pillow maps plain TIFFs into memory and scrambles single-channel ones that lie on their side.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

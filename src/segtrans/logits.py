@@ -33,7 +33,7 @@ def predicted_classes(logits: Tensor) -> Tensor:
         return logits.argmax(1)
     planes = logits.contiguous()
     # Counted from the end, the first class has the most.
-    from_the_end = torch.arange(count, 0, -1, dtype=torch.uint8).view(1, -1, 1, 1)
+    from_the_end = torch.arange(count, 0, -1, dtype=torch.uint8, device=logits.device).view(1, -1, 1, 1)
     found = (planes == planes.amax(1, keepdim=True)).view(torch.uint8) * from_the_end
     return count - found.amax(1).long().clamp_min(1)
 

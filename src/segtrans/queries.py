@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from segtrans.attack import Attack, Model
+from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError, check_number, check_whole
 from segtrans.logits import predicted_classes
@@ -88,15 +88,17 @@ class QueriedWeights:
         def tried(here: Tensor, weights: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
             """Weights, the images they lead to, and how well these do."""
             clean, given = x[here], None if y is None else y[here]
-            found = self.attack(ensemble, clean, given, weights=weights, start=start, seed=seed)
+            result = self.attack.perturb(ensemble, clean, given, weights=weights, start=start, seed=seed)
+            flags = (torch.zeros_like(valid).index_put((here,), flag) for flag in (result.stalled, result.failed))
+            found = Result(result.adversarial, *flags, evaluations=result.evaluations).checked()
             found = self.attack.threat.quantise(found, run.x[here])
             return weights, found, _success(victim, found, labels[here], targeted)
 
-        every = torch.arange(len(x), device=x.device)
-        weights, best, success = tried(every, torch.full((len(x), count), 1 / count, dtype=x.dtype).to(x.device), None)
+        every, valid = torch.arange(len(x), device=x.device), (labels != VOID).flatten(1).any(1)
+        weights, best, success = tried(every, x.new_full((len(x), count), 1 / count), None)
         queries, last = torch.ones_like(every), torch.zeros_like(every)
         step = torch.full_like(success, self.step / count)
-        spent, turn, valid = 1, 0, (labels != VOID).flatten(1).any(1)
+        spent, turn = 1, 0
         while spent < self.queries and count > 1 and len(here := (valid & (success < 1)).nonzero().flatten()):
             move = torch.zeros_like(weights[here])
             move[:, turn] = step[here]

@@ -10,6 +10,7 @@ takes longer to begin one than to do it. Many numbers are made where they are us
 
 import copy
 import hashlib
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segtrans.items import sent
+from segtrans.items import CPU, sent
 
 
 def _signed(number: int) -> int:
@@ -28,7 +29,6 @@ def _signed(number: int) -> int:
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-_CPU = torch.device("cpu")
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -63,7 +63,7 @@ def image_keys(images: Tensor) -> Tensor:
         # Side by side, since a GPU waits for it; a CPU has other things to do.
         with ThreadPoolExecutor() as pool:
             keys = list(pool.map(_hashed, grey))
-    return torch.tensor(keys, dtype=torch.int64)
+    return torch.tensor(keys, dtype=torch.int64, device=CPU)
 
 
 def _hashed(image: npt.NDArray[np.uint8]) -> int:
@@ -106,7 +106,7 @@ class Draw:
     """
 
     def __init__(
-        self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype, reach: float, device: torch.device = _CPU
+        self, keys: Tensor, copy: Tensor, shared: Tensor, dtype: torch.dtype, reach: float, device: torch.device = CPU
     ) -> None:
         self.dtype = dtype
         self.reach = reach
@@ -115,7 +115,8 @@ class Draw:
         self._keys = keys
         self._copy = copy
         self._shared = shared
-        self._calls = 0
+        # One count for all that go on with these numbers, wherever they are given.
+        self._calls = itertools.count()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -125,7 +126,7 @@ class Draw:
         if self.device.type == "cpu":
             return self
         there = copy.copy(self)
-        there.device = _CPU
+        there.device = CPU
         for known in ("copy", "_ahead"):
             there.__dict__.pop(known, None)
         return there
@@ -137,14 +138,10 @@ class Draw:
     @cached_property
     def _ahead(self) -> Tensor:
         """The first numbers of the first calls, (B, CALLS, COUNT)."""
-        return sent(_numbers(derive(self._keys[:, None], torch.arange(CALLS)), COUNT), self.device)
-
-    def _call(self) -> int:
-        self._calls += 1
-        return self._calls - 1
+        return sent(_numbers(derive(self._keys[:, None], torch.arange(CALLS, device=CPU)), COUNT), self.device)
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
-        call, count = self._call(), math.prod(shape)
+        call, count = next(self._calls), math.prod(shape)
         if call < CALLS and count <= COUNT:
             return self._ahead[:, call, :count].reshape(-1, *shape)
         return _numbers(sent(derive(self._keys, call), self.device), count).view(-1, *shape)
@@ -174,4 +171,4 @@ class Draw:
 
     def shared(self, low: float = 0.0, high: float = 1.0) -> float:
         """One number for every image of the run at this iteration, uniform in [low, high)."""
-        return low + (high - low) * float(_numbers(derive(self._shared, self._call()), 1))
+        return low + (high - low) * float(_numbers(derive(self._shared, next(self._calls)), 1))

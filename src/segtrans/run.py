@@ -19,10 +19,11 @@ from segtrans.inputs import (
     check_images,
     check_labels,
     check_logits,
+    check_seed,
     checked_weights,
     label_range,
 )
-from segtrans.items import Items, sent
+from segtrans.items import CPU, Items, sent
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -108,15 +109,15 @@ class Run:
         self.reach = attack.threat.reach(x)
         self.iteration, self.iterations, self.alpha = 0, attack.iterations, attack.alpha
         self.targeted = attack.goal.targeted
-        self.weights = None if weights is None else checked_weights(weights, (len(x), len(self.members)))
+        self.weights = None if weights is None else checked_weights(weights, (len(x), len(self.members))).to(x)
         if weights is not None and any(part.apart for part in attack.gradients):
             raise UsageError("weights are given for an attack that weighs the members of an ensemble itself")
         self.evaluations = 0
         self.shown: Items | None = None
         self.chunk = len(x) if chunk is None else chunk
         check_whole("chunk", self.chunk, 1)
-        self._seed = seed
-        self._shared_key = derive(torch.zeros(1, dtype=torch.int64), seed)
+        self._seed = check_seed(seed)
+        self._shared_key = derive(torch.zeros(1, dtype=torch.int64, device=CPU), self._seed)
         self._gradients_this_iteration = (-1, 0)
         self._gradient_parts = _GRADIENT_PARTS
         self._finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -155,14 +156,15 @@ class Run:
         # When they are first asked for: attacks that draw nothing need not wait for the images' contents.
         return derive(image_keys(self.x), self._seed)
 
-    @cached_property
-    def clean_logits(self) -> Tensor:
-        """The surrogate's logits of the clean images, (N, C, H, W)."""
-        with torch.no_grad():
-            parts = [(part, self.logits(self.model, part)) for part in self.x.split(self.chunk)]
-        for part, logits in parts:
+    def of_clean(self, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``reduce`` makes of the surrogate's logits (n, C, H, W) of the clean images, all of them in order."""
+        found: list[Tensor] = []
+        for part in self.x.split(self.chunk):
+            with torch.no_grad():
+                logits = self.logits(self.model, part.clone())  # it may work in place
             check_logits(logits, part)
-        return torch.cat([logits for _, logits in parts])
+            found.append(reduce(logits))
+        return torch.cat(found)
 
     def logits(self, model: "Model", images: Tensor) -> Tensor:
         """What the surrogate, or a member of it, returns for images (B, 3, H, W), in the attack's precision."""
@@ -195,8 +197,8 @@ class Run:
         return self._gradient_parts
 
     def draw(self, part: int, items: Items | None = None, copy: Tensor | None = None) -> Draw:
-        """The random numbers of part number ``part`` at this iteration, for each image or for ``items``, of which the
-        part is told the numbers ``copy`` (B,), on the CPU, for the copies' own.
+        """The random numbers of part number ``part`` at this iteration, for each image or for ``items``. ``copy``, (B,)
+        on the CPU, is what the part is told of which copies these are, by default what the items say.
 
         Raises:
             UsageError: none of the attack's parts says that it draws.
@@ -212,7 +214,7 @@ class Run:
 
     def items(self, first: int, last: int) -> Items:
         """Those from ``first`` to before ``last`` of all copies of all images, copy by copy."""
-        item = torch.arange(first, last)
+        item = torch.arange(first, last, device=CPU)
         return Items(item % len(self.x), item // len(self.x), self.x.device)
 
     def confined(self, values: Tensor, otherwise: Tensor | float) -> Tensor:
@@ -236,7 +238,7 @@ class Run:
             return gradient(z)
         before = self.weights
         self.weights = torch.zeros(len(z), len(self.members), dtype=z.dtype, device=z.device)
-        self.weights[torch.arange(len(z)), member] = 1
+        self.weights[torch.arange(len(z), device=z.device), member] = 1
         try:
             return gradient(z)
         finally:
@@ -261,7 +263,10 @@ class Run:
         """The objective, (N,), at images ``z`` (N, 3, H, W) without its gradient: one forward pass, with the random
         numbers of the last gradient.
         """
-        return self._swept(z, differentiate=False)[0][:, 0]
+        counted = self._pixels.clone()
+        found = self._swept(z, differentiate=False)[0][:, 0]
+        self._pixels = counted
+        return found
 
     @property
     def _copies(self) -> int:
@@ -310,7 +315,7 @@ class Run:
         """What transformation ``number`` uses for the numbers it has drawn."""
         assert self.shown is not None, "numbers are adjusted only where the surrogate runs"
         if number not in self._adjustments:
-            shape = (self.chunk, *drawn.shape[1:])
+            shape = (min(self.chunk, self._copies * len(self.x)), *drawn.shape[1:])
             self._adjustments[number] = drawn.new_zeros(shape).requires_grad_(torch.is_grad_enabled())
         # Of the chunk's items a member of an ensemble may see only some.
         here = self.shown.copy * len(self.x) + self.shown.places - self._first
@@ -358,11 +363,13 @@ class Run:
         if objective.uses_clean or objective.uses_other:
             with torch.no_grad():
                 if objective.uses_clean:
-                    shown, their_labels = self._transformed(self.x[items.index], items)
+                    others, images = items, self.x[items.index]
                 else:
-                    other = (items.copy + self._copies // 2) % self._copies
-                    shown, their_labels = self._transformed(z, replace(items, copy=other))
-                its_logits, its_features = self._forward(model, shown)
+                    others, images = replace(items, copy=(items.copy + self._copies // 2) % self._copies), z
+                images, their_labels = self._transformed(images, others)
+                self.shown = others
+                its_logits, its_features = self._forward(model, images)
+                self.shown = items
             reference = View(labels=their_labels, logits=its_logits, features=its_features, places=items.index)
         return View(labels=labels, logits=logits, features=features, places=items.index, reference=reference)
 
@@ -409,7 +416,8 @@ class Run:
     def outcome(self, adversarial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Adversarial images, with those the model failed on put back as they were; which stalled; which failed."""
         finite = self._finite & adversarial.isfinite().flatten(1).all(1)
-        stalled = ~self._alive & finite & (self.iterations > 0)
+        movable = self.allowed.flatten(1).any(1)
+        stalled = ~(self._alive & movable) & finite & (self.iterations > 0)
         return adversarial.where(finite.view(-1, 1, 1, 1), self.x).detach(), stalled, ~finite
 
 

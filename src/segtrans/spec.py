@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,8 +19,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from yaml.constructor import ConstructorError
 
 from segtrans.errors import DataError, UsageError, unknown
+from segtrans.paths import at_home
 from segtrans.threat import fraction
 from segtrans.track import TRACKERS
 
@@ -36,6 +39,10 @@ def _listed(value: Any) -> Any:
     return tuple(v for i, v in enumerate(values) if v not in values[:i])
 
 
+def _once(values: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(values))
+
+
 Names = Annotated[
     tuple[str, ...],
     Field(min_length=1),
@@ -44,6 +51,7 @@ Names = Annotated[
 Seeds = Annotated[
     tuple[int, ...],
     Field(min_length=1),
+    AfterValidator(_once),  # 1 and "1" are one seed
     BeforeValidator(_listed, json_schema_input_type=int | Annotated[list[int], Field(min_length=1)]),
 ]
 
@@ -141,7 +149,7 @@ class RunConfig(BaseModel):
     @field_validator("out")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return value.expanduser()
+        return at_home(value)
 
     @field_validator("eps")
     @classmethod
@@ -196,7 +204,7 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     # Options are spelled with dashes, and so may be keys.
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     if "vary" in values:
-        values |= _varied({key: values[key] for key in _NAMES if key in values}, values.pop("vary"))
+        values |= _varied({key: values[key] for key in _NAMES if values.get(key) is not None}, values.pop("vary"))
     for key in values:
         if key not in RunConfig.model_fields:
             raise unknown("configuration key", key, RunConfig.model_fields)
@@ -248,13 +256,26 @@ def _written(value: Any) -> str:
     return str(tuple(cast(list[Any], value))) if isinstance(value, list) else str(value)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML's own takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        said: set[Any] = set()
+        for key, _ in node.value:
+            name = str(key.value).replace("-", "_")
+            if name in said:
+                raise ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+            said.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The keys of a YAML file; relative paths in it are relative to the working directory, as in the shell."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise DataError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(document, dict):
         raise UsageError(f"{path}: holds {type(document).__name__}; expected keys and values such as 'attacks: [mi]'")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segtrans.errors import UsageError
+from segtrans.items import CPU
 from segtrans.random import Draw
 
 
@@ -76,7 +77,7 @@ class Threat(ABC):
 
     def reach(self, x: Tensor) -> float:
         """By how much all values of one of the images ``x`` may change at once, each by the same: eps in L-inf."""
-        corner = self.direction(torch.ones(1, *x.shape[1:], dtype=torch.float64))
+        corner = self.direction(torch.ones(1, *x.shape[1:], dtype=torch.float64, device=CPU))
         return self.radius * float(corner[0, 0, 0, 0])
 
     @abstractmethod
@@ -142,6 +143,9 @@ class L2(Threat):
         return (x + delta * (self.radius / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
+        # Squares of values that are smaller underflow.
+        largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+        gradient = gradient / torch.where((largest > 0) & (largest < 1e-15), largest, 1)
         length = _length(gradient)
         return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
 

@@ -91,6 +91,8 @@ def followed(
             with optional(f"track: {name}", "track"):
                 log, close = TRACKERS[name](folder / name, config)
         except MissingError:
+            for close in closes:
+                close()
             raise
         except Exception as error:  # noqa: BLE001 whatever it is, it concerns the tracker alone
             _give_up(name, error)

@@ -59,6 +59,12 @@ class _Wary:
         return self._read(size)
 
 
+def check_new(folder: Path) -> None:
+    """UsageError where something is there already."""
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder} exists already; give a new folder")
+
+
 def unpack(archive: Path, folder: Path, most: int | None = None) -> None:
     """Unpack a ``.zip``, ``.tar``, ``.tar.gz``, ``.tar.bz2`` or ``.tar.xz``, told by its content, into a new folder.
 
@@ -75,8 +81,7 @@ def unpack(archive: Path, folder: Path, most: int | None = None) -> None:
         DataError: the archive is missing or damaged, or a member has an absolute path, ``..`` or a backslash in it, is
             a link or a device, has the place of another, or is too much.
     """
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder} exists already; give a new folder")
+    check_new(folder)
     if not archive.is_file():
         raise DataError(f"{archive}: no such file")
     most = max(LEAST, GROWTH * archive.stat().st_size) if most is None else most

@@ -133,7 +133,9 @@ class WorstCase:
             worst = result.adversarial.where(better.view(-1, 1, 1, 1), worst)
             fewest = right.where(better, fewest)
         stalled, failed = (torch.stack([getattr(r, name) for r in found]).all(0) for name in ("stalled", "failed"))
-        return Result(worst, stalled, failed, evaluations=sum(result.evaluations for result in found))
+        # No attack's image has predictions to go by.
+        failed = failed | fewest.isinf()
+        return Result(worst, stalled & ~failed, failed, evaluations=sum(result.evaluations for result in found))
 
 
 AnyAttack = Attack | WorstCase | Foreign
@@ -142,6 +144,10 @@ AnyAttack = Attack | WorstCase | Foreign
 
 def _predicted(model: Model, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Class ids (N, H, W), and for which images the logits were finite."""
-    with torch.no_grad():
-        logits = [model(part) for part in images.split(size)]
-    return torch.cat(list(map(predicted_classes, logits))), torch.cat(list(map(finite_images, logits)))
+    found: list[tuple[Tensor, Tensor]] = []
+    for part in images.split(size):
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            logits = model(part.clone())  # it may work in place
+        found.append((predicted_classes(logits), finite_images(logits)))
+    classes, finite = zip(*found, strict=True)
+    return torch.cat(classes), torch.cat(finite)

@@ -4,7 +4,9 @@ import copy
 import importlib
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,17 @@ from torch import nn
 
 from segtrans.bench import identity
 from segtrans.models import SegModel
+
+
+@dataclass
+class Setting:
+    gain: int
+
+    def twice(self) -> int:
+        return 2 * self.gain
+
+    def thrice(self) -> int:
+        return 3 * self.gain
 
 
 def times(k: int) -> Callable[[int], int]:
@@ -40,10 +53,19 @@ def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypa
     assert hash_of(10) == hash_of(10)
     assert hash_of(10) != hash_of(20)
     assert hash_of(10, scale=1.0) != hash_of(10, scale=2.0)
+    assert hash_of(10, _gain=1.0) != hash_of(10, _gain=2.0)
+    assert hash_of(10, _gain=torch.ones(2)) != hash_of(10, _gain=torch.zeros(2))
+    assert hash_of(10, _seen=object()) == hash_of(10)
     assert hash_of(10, call=print) != hash_of(10, call=len)
     assert hash_of(10, call=object()) == hash_of(10, call=object()), "what prints its address tells nothing"
     for one, other in (
         ([1.0, 2.0], [1.0, 3.0]),
+        (Namespace(gain=1), Namespace(gain=2)),
+        (Path("a"), Path("b")),
+        (range(2), range(3)),
+        (Setting(1), Setting(2)),
+        ("a".upper, "a".lower),
+        (Setting(1).twice, Setting(1).thrice),
         ({"a": 1}, {"a": 2}),
         (torch.ones(2), torch.zeros(2)),
         (lambda x: x + 1, lambda x: x + 2),

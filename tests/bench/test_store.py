@@ -37,6 +37,12 @@ def test_slugs_keep_different_names_apart() -> None:
     assert slug("SegPGD").lower() != slug("segpgd"), "not all disks tell capitals apart"
 
 
+def test_slugs_are_short_in_bytes() -> None:
+    for letter in ("a", "é", "攻", "🎯"):
+        assert len(slug(200 * letter).encode()) <= 60 + 9
+    assert slug(200 * "攻") != slug(201 * "攻")
+
+
 def test_slugs_are_readable() -> None:
     assert slug("zoo:voc/fcn-resnet18").startswith("fcn-resnet18-")
     assert slug("mi + linf(eps=8/255)").startswith("mi_linf_eps_8_255-")

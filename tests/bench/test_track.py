@@ -17,6 +17,7 @@ from segtrans import bench, track
 from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, wrap
 from segtrans.spec import make_config
+from segtrans.track import TRACKERS
 
 MEASURES = ("asr_miou", "asr_pixel", "miou")
 
@@ -172,5 +173,8 @@ def test_unknown_and_missing_trackers(go: Callable[..., dict[str, Any]], monkeyp
     with pytest.raises(UsageError, match="unknown tracker 'mlfow'; did you mean mlflow"):
         make_config({"surrogates": "a", "track": "mlfow"})
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    closed: list[bool] = []
+    monkeypatch.setitem(TRACKERS, "first", lambda folder, config: (lambda *said: None, lambda: closed.append(True)))
     with pytest.raises(MissingError, match=r"track: wandb needs wandb; run: pip install 'segtrans\[track\]'"):
-        go(track=["wandb"])
+        go(track=["first", "wandb"])
+    assert closed == [True], "what was opened before is closed"

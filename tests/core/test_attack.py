@@ -4,14 +4,18 @@ import re
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from segtrans.attack import Attack, Model
+from segtrans.attack import Attack, Model, ZeroGradientWarning
 from segtrans.catalogue import attack as read
+from segtrans.catalogue import compose
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError
+from segtrans.goals import AllAs
+from segtrans.gradients import Momentum
 from segtrans.metrics import miou, tally
 from segtrans.models import wrap
 from segtrans.run import Run
@@ -186,6 +190,8 @@ def refused(message: str) -> "pytest.RaisesExc[UsageError]":
         (255 * X, r"images range from 0 to 255; expected values in \[0, 1\]"),
         (X - 0.5, r"images range from -0.5"),
         (X + torch.nan, "images range from nan"),
+        (X.half(), "images are torch.float16; expected float32 or float64"),
+        (X.bfloat16(), "images are torch.bfloat16; expected float32 or float64 .*precision='bfloat16'"),
     ],
 )
 def test_images_are_checked(x: Tensor, message: str) -> None:
@@ -204,11 +210,49 @@ def test_images_are_checked(x: Tensor, message: str) -> None:
         (torch.where(Y == 0, 7, Y), r"labels contain 7; .*3 classes, so allowed are 0 to 2 and 255 \(void\)"),
         (torch.where(Y == 0, -1, Y), "labels contain -1"),
         (torch.where(Y == 0, 3, Y), "labels contain 3"),
+        (Y.to("meta"), "labels are on meta; expected on cpu"),
     ],
 )
 def test_labels_are_checked(y: Tensor, message: str) -> None:
     with refused(message):
         Attack()(MODEL, X, y)
+
+
+@pytest.mark.parametrize("seed", [1.5, None, "0"])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with refused(f"^seed is {seed!r}; allowed are whole numbers$"):
+        Attack(iterations=1)(MODEL, X, Y, seed=seed)
+    attack = Attack(iterations=1, random_start=True)
+    assert torch.equal(attack(MODEL, X, Y, seed=np.int64(3)), attack(MODEL, X, Y, seed=3))
+
+
+def test_what_cannot_be_attacked_is_said() -> None:
+    with torch.inference_mode(), refused("^inference mode is on"):
+        Attack()(MODEL, X, Y)
+    with refused("^start has values that are NaN or infinite"):
+        Attack()(MODEL, X, Y, start=X + torch.nan)
+    with refused(r"^AllAs index is 255; the surrogate has 3 classes, so allowed are 0 to 2$"):
+        Attack(goal=AllAs(index=255))(MODEL, X, Y)
+    with pytest.raises(ModelError, match=r"^the model returned \(1, 3, 17, 22\) for images \(2, 3, 17, 22\)"):
+        Attack()(lambda x: MODEL(x)[:1], X, Y)
+
+
+def test_parts_come_in_tuples() -> None:
+    with refused(r"^gradients is Momentum\(.*\); allowed are tuples"):
+        Attack(gradients=Momentum())  # type: ignore[arg-type]
+    for term in (read("sea"), Momentum, "mi"):
+        with refused("^compose got .*; allowed are parts and attacks that are one"):
+            compose(term)  # type: ignore[arg-type]
+
+
+def test_where_no_pixel_may_change_an_image_stalls() -> None:
+    region = torch.ones(2, 17, 22, dtype=torch.bool)
+    region[1] = False
+    found = Attack(iterations=2).perturb(MODEL, X, Y, region=region)
+    assert found.stalled.tolist() == [False, True]
+    assert torch.equal(found.adversarial[1], X[1])
+    with pytest.warns(ZeroGradientWarning, match=r"image\(s\) 1 of the batch, or no pixel of theirs"):
+        Attack(iterations=2)(MODEL, X, Y, region=region)
 
 
 @pytest.mark.parametrize(

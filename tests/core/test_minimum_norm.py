@@ -208,11 +208,22 @@ def test_the_norm_weighs_one_pixel_unless_the_objective_says_otherwise() -> None
     assert torch.allclose(run.norm_weight, 1 / (Y != VOID).sum((1, 2)).double())
 
 
+@pytest.mark.parametrize("part", ["variance", "nesterov", "sharpness", "adaptiveweights", "sequential"])
+def test_steps_that_go_by_predictions_want_those_of_the_image_itself(part: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"^step Proximal goes by predictions at the image itself, and .* asks elsewhere$"
+    ):
+        read(f"proximal + {part}")
+    assert read("proximal + smooth + momentum").step == Proximal()
+
+
 def test_what_remains_is_counted_over_copies() -> None:
     attack = compose(Proximal(), Resize(probability=0.0, copies=3))
     run = run_of(attack, X, Y)
     run.gradient(X)
     assert torch.equal(run.remaining, left(PixelLinear(), X, Y))
+    run.value(X)
+    assert torch.equal(run.remaining, left(PixelLinear(), X, Y)), "a value is no gradient"
     towards = run_of(compose(attack, Towards()), X, Y)
     towards.gradient(X)
     assert torch.allclose(run.remaining + towards.remaining, torch.ones(2))

@@ -1,12 +1,13 @@
 """Weights of an ensemble that are found by asking the victim."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
-from ensemble_of_toys import ENSEMBLE, MODELS
+from ensemble_of_toys import ENSEMBLE, MODELS, member
 from torch import Tensor, nn
 
 from segtrans.attack import Attack, ZeroGradientWarning
@@ -213,6 +214,26 @@ def test_a_search_ends_where_nothing_is_left_to_gain() -> None:
         void = SEARCH(ENSEMBLE, Victim(), X, y)
     assert void.queries.tolist() == [20, 1, 20, 20]
     assert void.success[1] == 0
+
+
+def test_images_are_named_by_their_places_in_the_batch() -> None:
+    """When only the second is asked about, it is still the second."""
+
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = (x - X[1]).abs().flatten(1).amax(1) < 0.1
+            return Context()(torch.where(flat.view(-1, 1, 1, 1), 0.5 + 0 * x, x))
+
+    def fooled_by_the_first(x: Tensor) -> Tensor:
+        first = (x - X[0]).abs().flatten(1).amax(1) < 0.1
+        return torch.where(first.view(-1, 1, 1), 255, Y[:1])
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        replace(SEARCH, queries=4)(
+            Ensemble([member(Last()), member(Last())], "loss"), fooled_by_the_first, X[:2], Y[:2]
+        )
+    assert {str(warning.message).split(" of the")[0] for warning in said} == {"zero gradient for image(s) 1"}
 
 
 def test_targeted_attacks_count_pixels_of_the_wanted_class() -> None:

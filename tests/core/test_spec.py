@@ -18,6 +18,30 @@ def test_one_name_stands_for_a_list_and_repetitions_count_once() -> None:
     assert config == make_config({"surrogates": ["a", "a"], "attacks": ("mi", "segpgd + mi"), "seeds": (1, 2)})
 
 
+def test_seeds_count_once_however_they_are_spelled() -> None:
+    assert make_config({"surrogates": "a", "seeds": ["0", 0, 1]}).seeds == (0, 1)
+
+
+def test_nothing_is_no_name_beside_values_to_vary() -> None:
+    config = make_config({"surrogates": "a", "targets": None, "attacks": "remap(grid={g}) + mi", "vary": {"g": [1, 2]}})
+    assert config.targets == ()
+    assert config.attacks == ("remap(grid=1) + mi", "remap(grid=2) + mi")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("attacks: [bim]\nattacks: [mi]\n", "key 'attacks' is there twice"),
+        ("step-size: 1\nstep_size: 2\n", "key 'step_size' is there twice"),
+        ("out: 2024-02-30\n", "not readable as YAML"),
+    ],
+)
+def test_files_say_everything_once(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_config(tmp_path / "c.yaml")
+
+
 def test_defaults_leave_attacks_their_own_settings() -> None:
     config = make_config({"surrogates": ["a"]})
     assert (config.eps, config.iterations, config.step_size) == (None, None, None)

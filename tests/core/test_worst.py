@@ -117,6 +117,17 @@ def test_what_fails_for_one_attack_is_left_to_the_others() -> None:
     assert torch.equal(once.perturb(Fails(), X, Y).adversarial, X)
 
 
+def test_an_image_of_which_no_version_has_predictions_has_failed() -> None:
+    def sure_of_clean_images_alone(z: Tensor) -> Tensor:
+        return Context()(z) + (0 if torch.equal(z.detach(), X) else torch.nan)
+
+    one_step = tuple(read(f"{name}(iterations=1)") for name in ("bim", "mi"))
+    found = WorstCase(attacks=one_step).perturb(sure_of_clean_images_alone, X, Y)
+    assert found.failed.all()
+    assert not found.stalled.any()
+    assert torch.equal(found.adversarial, X)
+
+
 def test_an_image_stalls_where_every_attack_does() -> None:
     worst = WorstCase(attacks=(Attack(iterations=2), Attack(iterations=3)))
     with pytest.warns(ZeroGradientWarning, match="0, 1, 2, 3, 4, 5 of the batch") as warned:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from synthetic_run import make_run
 
-from segtrans.report.plot import _LETTER, _LINE, Plot, cost_plot, points
+from segtrans.report.plot import _LETTER, _LINE, Plot, _steps, cost_plot, points
 from segtrans.report.ranking import ranking
 
 ATTACKS = ("noise", "fgsm", "mi", "di", "vmi", "segtrans", "segpgd + remap(grid=2) + mi(decay=0.9)")
@@ -108,3 +108,10 @@ def test_no_plot_without_gradients_or_means(tmp_path: Path) -> None:
     assert cost_plot(made(tmp_path, {"noise": 0.1}, {"noise": 0}), 760, 440, "") is None
     document = made(tmp_path, {"mi": 0.1}, {"mi": 10})
     assert cost_plot({**document, "cells": [], "costs": [], "summary": []}, 760, 440, "") is None
+
+
+@pytest.mark.parametrize("low", [-0.01, -3.9, -39.08, -4e5])
+def test_an_axis_has_a_few_round_steps_however_far_it_goes(low: float) -> None:
+    steps = _steps(low, 1.0)
+    assert 2 <= len(steps) <= 7
+    assert all(low <= step <= 1 for step in steps)

@@ -156,6 +156,17 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert not equal(trained(data, weights, tmp_path / "other.ckpt", seed=1), whole)
 
 
+def test_a_training_that_diverged_leaves_no_weights_at_the_second_try_either(
+    data: Dataset, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segtrans.zoo.train import Trainer
+
+    monkeypatch.setattr(Trainer, "optimise", lambda self, images, labels: torch.tensor(torch.nan))
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"^training fcn-mobilenetv3s diverged"):
+            trained(data, weights, tmp_path / "x.ckpt")
+
+
 def test_a_checkpoint_of_another_run_is_refused(data: Dataset, weights: Path, tmp_path: Path) -> None:
     trained(data, weights, tmp_path / "x.ckpt")
     with pytest.raises(UsageError, match=r"x\.ckpt: belongs to another run"):

@@ -4,14 +4,16 @@ import hashlib
 import inspect
 import secrets
 import sys
+from argparse import Namespace
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
-from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -58,6 +60,7 @@ KNOWN = frozenset(
 """Packages whose code is known by their version."""
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
+_EVERY_MODULE = frozenset(vars(nn.Module()))
 NAMES = ("name", "backbone", "classes", "network_classes")
 """What a model of ours is called, which changes nothing that it computes."""
 
@@ -165,7 +168,7 @@ def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]
     """
     shown: list[tuple[str, str]] = []
     for key, value in vars(module).items():
-        if key[0] == "_" or key in but:
+        if key in but or (key[0] == "_" and not _own(module, key, value)):
             continue
         # Sparse tensors have no bytes, lists may hold themselves, functions what is not there yet.
         with suppress(RuntimeError, ValueError, TypeError):
@@ -174,14 +177,25 @@ def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]
     return sorted(shown)
 
 
+def _own(module: nn.Module, key: str, value: Any) -> bool:
+    """Whether a private attribute is a setting of a class that is no known library's."""
+    if key in _EVERY_MODULE or type(module).__module__.partition(".")[0] in KNOWN:
+        return False
+    return isinstance(value, (*PLAIN, Tensor, np.ndarray))
+
+
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _told(value: Any) -> str | None:
     """What a value is, the same in every process, or nothing of objects that could print their address."""
-    if isinstance(value, PLAIN):
+    if isinstance(value, (*PLAIN, Enum, PurePath, range, slice, bytearray)):
         return repr(value)
+    if (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, SimpleNamespace | Namespace):
+        return f"{type(value).__qualname__} {_told(vars(value))}"
+    if isinstance(value, MethodType):
+        value = value.__func__
     if isinstance(value, np.generic | np.ndarray):
         value = torch.from_numpy(np.asarray(value))
     if isinstance(value, Tensor):

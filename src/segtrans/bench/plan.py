@@ -12,8 +12,10 @@ import torch
 from segtrans.attack import Evaluations
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
+from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
+from segtrans.ensembles import Ensemble
 from segtrans.errors import MissingError, ModelError, UsageError, first_line, unknown
 from segtrans.goals import Towards
 from segtrans.models import SegModel, load_model
@@ -260,6 +262,15 @@ def make_plan(
         name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
+    for name, attack in known_attacks.items():
+        if name in ENTRIES and attack != ENTRIES[name].attack:
+            raise UsageError(f"attack {name!r} of your own has the name of another of the catalogue; give it its own")
+    for name, model in known_models.items():
+        if not isinstance(cast(Any, model), SegModel | Ensemble):
+            kind = type(model).__name__
+            raise UsageError(f"model {name!r} is a {kind}; allowed are what segtrans.models.wrap and load_model return")
+        if any(module.training for member in members(model) for module in member.modules()):
+            raise UsageError(f"model {name!r} is in training mode, in which it depends on the batch; call its eval()")
     _check_attacks(found_attacks)
     if data is not None:
         config = config.model_copy(update={"data": data.name})

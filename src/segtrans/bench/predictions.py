@@ -145,6 +145,10 @@ def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:
         with torch.inference_mode():
             found, _ = fitting(chunked, len(x))
     except ImageSizeError as error:
+        if len(x) > 1:
+            # What a file holds may take one image at a time.
+            alone = [predict(model, one) for one in x.split(1)]
+            return torch.cat([mask for mask, _ in alone]), [fault for _, faults in alone for fault in faults]
         found, fault = None, f"failed ({error})"
     return found or (torch.zeros_like(x[:, 0], dtype=torch.uint8), [fault] * len(x))
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_work, exact, predict
+from segtrans.bench.predictions import batches, clean_mask, clean_work, exact, predict
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
@@ -61,13 +62,13 @@ def execute(
         MissingError: workers elsewhere left units undone that this machine has no device for.
     """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=console, disable=quiet or not leads(), transient=True)
     with progress, interruptible() as stop:
         with ENGINES[plan.config.engine](plan, Helper(plan.again, plan.config, finish), stop, progress):
             clean, done = finish(plan, progress, stop, turn(), on_trial)
         with exact(plan.device):
-            _draw_masks(plan, done)
+            _draw_masks(plan, clean, done)
     crafted: dict[Trial, Shard] = {}
     scores: dict[tuple[Trial, str], Shard] = {}
     failures = _once(
@@ -193,22 +194,39 @@ def _once(failures: list[Failure]) -> list[Failure]:
     return [f for f in failures if seen[f.image, f.reason] is f]
 
 
-def _draw_masks(plan: Plan, done: Finished) -> None:
+def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
     """What pictures need beside what scoring left: clean images and labels, and masks of models that were not scored
-    (the surrogate itself, say) or of images that were not to be drawn then.
+    (the surrogate itself, say) or of images that were not to be drawn then; where a model fails there is none. Files
+    that were lost or damaged are made again.
     """
+    here = plan.device.type == plan.kind
+    usable = {(model, image) for (model, _), shard in clean.items() for image in shard.header["images"]}
     for samples in batches(plan, range(len(plan.pictured)), None, []):
         for sample in samples:
             write_image(plan.image_path(sample.name), sample.image)
             if sample.label is not None:
                 plan.store.write_mask(plan.label_path(sample.name), sample.label)
+            for name in plan.models if here else ():
+                if (name, sample.name) in usable:
+                    clean_mask(plan, name, sample)
             for unit, (crafted, _) in done.items():
                 seeds = [trial.seed for trial in plan.trials_of(unit)]
                 if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:
                     continue
                 for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)):
                     path = plan.mask_path(unit, name, sample.name)
-                    if not path.is_file() and plan.device.type == plan.kind:
+                    if here and not _readable(plan, path):
                         pixels = read_image(plan.adversarial_path(unit, sample.name))
-                        masks, _ = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
-                        plan.store.write_mask(path, masks[0])
+                        (mask,), (fault,) = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
+                        if fault:
+                            path.unlink(missing_ok=True)
+                        else:
+                            plan.store.write_mask(path, mask)
+
+
+def _readable(plan: Plan, path: Path) -> bool:
+    try:
+        plan.store.read_mask(path)
+    except DataError:
+        return False
+    return True

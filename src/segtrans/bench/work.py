@@ -190,7 +190,7 @@ class UnitWork:
         lost: list[tuple[str, str]] = []
         try:
             for samples in ahead(batches(self.plan, self.unit.images, set(self.crafted.header["images"]), lost)):
-                self._score([(sample, read_image(self.path(sample.name))) for sample in samples])
+                self._score([(sample, self._read(sample)) for sample in samples])
         except DataError:
             for found in (self.parts, self.scored, self.failures):
                 for values in found.values():
@@ -200,6 +200,12 @@ class UnitWork:
             failures += lost
         self.complete = not lost
         return True
+
+    def _read(self, sample: Sample) -> Pixels:
+        pixels = read_image(path := self.path(sample.name))
+        if pixels.shape != sample.image.shape:
+            raise DataError(f"{path}: is of another size than its image")
+        return pixels
 
     def _score(self, kept: list[tuple[Sample, Pixels]]) -> None:
         if not kept or not self.parts:

@@ -87,7 +87,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise UsageError(f"-o {pair!r} has no value; write -o KEY=VALUE")
         try:
             values[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, yaml.YAMLError):
             raise UsageError(f"-o {pair!r}: {value!r} is not readable as YAML") from None
     return values
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from segtrans import completion
 from segtrans.cli.options import AsJson, Quiet, command
 from segtrans.cli.output import print_json
-from segtrans.errors import unknown
+from segtrans.errors import check_number, unknown
 
 
 @command("segtrans fetch https://example.org/data.tgz data.tgz --sha256 HASH --unpack data")
@@ -31,10 +31,14 @@ def fetch(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from segtrans.fetch import fetch as download
+    from segtrans.unpack import check_new
     from segtrans.unpack import unpack as unpack_into
 
+    check_number("--most", most, 0)
+    if unpack is not None:
+        check_new(unpack)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(out.name, total=None)
         found = download(

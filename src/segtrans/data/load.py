@@ -15,6 +15,7 @@ from segtrans.data.huggingface import huggingface
 from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import DataError, UsageError, unknown
+from segtrans.paths import at_home
 from segtrans.plugins import Names, check_required, spelled_options
 
 READERS: Names[Callable[..., Dataset]] = Names(
@@ -64,7 +65,7 @@ def load_data(spec: str) -> Dataset:
     if options.pop("root", None) is not None:
         if not path:
             raise UsageError(f"data set {source!r} needs a folder: {source}:PATH")
-        roots.append(Path(path).expanduser())
+        roots.append(at_home(path))
     elif path:
         raise UsageError(f"data set {source!r} takes no path, got {path!r}")
     values: dict[str, Any] = {}
@@ -78,7 +79,7 @@ def load_data(spec: str) -> Dataset:
     data = read(*roots, **values)
     if not isinstance(cast(Any, data), Dataset):
         raise UsageError(f"the reader of data set {source!r} made a {type(data).__name__}; expected a Dataset")
-    return data if names is None else _named(data, Path(names).expanduser())
+    return data if names is None else _named(data, at_home(names))
 
 
 def _named(data: Dataset, file: Path) -> Dataset:
@@ -95,7 +96,7 @@ def _named(data: Dataset, file: Path) -> Dataset:
 def _typed(source: str, option: Parameter, text: str) -> str | int | Path:
     kinds = get_args(option.annotation) or (option.annotation,)
     if Path in kinds:
-        return Path(text).expanduser()
+        return at_home(text)
     if int not in kinds:
         return text
     try:

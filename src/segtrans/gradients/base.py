@@ -26,11 +26,14 @@ class GradientTransform(MayDraw, ABC):
 
     Attributes:
         apart: whether every call of the inner one is, or costs as much as those, for a single member of an ensemble.
+        elsewhere: whether it may call the inner one last at other images than it was given, or for some members only,
+            so that what the run remembers of the last gradient is not of those images.
         accumulates: whether it sums gradients up over the iterations. Of such parts an attack that is composed has one,
             the last one named, and it comes after all others.
     """
 
     apart: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = False
     accumulates: ClassVar[bool] = False
 
     @property

@@ -25,6 +25,7 @@ class _OneByOne(GradientTransform):
     """Asks the members of an ensemble one by one."""
 
     apart: ClassVar[bool] = True
+    elsewhere: ClassVar[bool] = True
 
     @property
     def evaluations(self) -> int:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform
+from segtrans.items import CPU
 
 if TYPE_CHECKING:
     from segtrans.run import Run
@@ -37,7 +38,7 @@ class Smooth(GradientTransform):
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         if self.size == 1:
             return gradient
-        at = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64)
+        at = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64, device=CPU)
         weights = (-at.square() / 2).exp()
         line = (weights / weights.sum()).tolist()
         return lambda z: _along(-1, _along(-2, gradient(z), line), line)

@@ -207,7 +207,7 @@ class Foreign:
     ) -> tuple[Tensor, bool, bool, int]:
         """One image (1, 3, H, W): adversarial, stalled, failed, evaluations."""
         with torch.no_grad():
-            logits = model(image)
+            logits = model(image.clone())  # it may work in place
         check_logits(logits, image)
         if not finite_images(logits).all():
             return image, False, True, 0

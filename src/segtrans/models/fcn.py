@@ -1,7 +1,5 @@
 """Fully convolutional networks (Long et al., CVPR 2015, arXiv 1411.4038): torchvision's head on encoders of smp."""
 
-from pathlib import Path
-
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCN, FCNHead
@@ -10,6 +8,7 @@ from segtrans.errors import UsageError, first_line
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.smp import UNFIT, encoder_settings
+from segtrans.paths import at_home
 
 OUTPUT_STRIDE = 16
 
@@ -45,7 +44,7 @@ def load(encoder: str, weights: str | None, classes: int | None) -> SegModel:
             f"encoder {encoder!r} cannot be given output stride {OUTPUT_STRIDE} ({first_line(error)})"
         ) from None
     if weights != RANDOM:
-        load_weights(built, Path(weights).expanduser())
+        load_weights(built, at_home(weights))
     return SegModel(
         built,
         classes,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segtrans.errors import DataError, ImageSizeError, UsageError, lacks_memory
 from segtrans.io import file_hash
 from segtrans.models.base import Preprocessing, SegModel, extract_logits
+from segtrans.paths import at_home
 
 Shape = tuple[int | None, ...]
 """(N, 3, H, W) with None where any number is fine."""
@@ -98,7 +99,7 @@ def graph_model(
 
 def existing(name: str) -> Path:
     """The file of that name; DataError if there is none."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return path

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from segtrans.errors import DataError, MissingError, SegtransError, UsageError, first_line, optional, unknown
 from segtrans.models.base import Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights, may_lack
+from segtrans.paths import at_home
 
 MASK_CLASSIFIERS = ("eomt", "eomt_dinov3", "mask2former", "maskformer")
 """Model types that return masks with a class each, which SegModel turns into logits per pixel."""
@@ -32,7 +32,7 @@ MIX_TRANSFORMERS = {(8, 32): 0, (8, 64): 1, (16, 64): 2, (28, 64): 3, (41, 64): 
 def load(name: str, weights: str | None) -> SegModel:
     """The model in the folder ``name``, or of that id on the hub, with its own weights, a file's or random ones."""
     transformers = _transformers()
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     local = folder.is_dir()
     if not local and name.startswith(("/", ".", "~")):
         raise DataError(f"{name}: no such folder")
@@ -56,7 +56,7 @@ def load(name: str, weights: str | None) -> SegModel:
             f"{name!r} is no folder here and could not be had from the Hugging Face hub ({reason})"
         ) from None
     if weights not in (None, RANDOM):
-        load_weights(network, Path(weights).expanduser())
+        load_weights(network, at_home(weights))
     classes = [config.id2label.get(i, f"class {i}") for i in range(config.num_labels)]
     return SegModel(
         network,

@@ -15,6 +15,7 @@ from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.layout import lay_out
+from segtrans.paths import at_home
 from segtrans.plugins import Names, check_required, spelled_options
 
 
@@ -48,7 +49,7 @@ def _zoo(name: str, weights: str | None = None) -> SegModel:
 
     model = load_zoo(name)
     if weights is not None:
-        load_weights(model.network, Path(weights).expanduser())
+        load_weights(model.network, at_home(weights))
     return model
 
 
@@ -236,7 +237,7 @@ def _label_map(text: str, classes: Sequence[str]) -> list[int | None]:
             raise UsageError(f"label_map is {text!r}; expected whole numbers and '-', as in 0,1,-,2, or a .json file")
         return [None if entry == "-" else int(entry) for entry in entries]
     try:
-        document = json.loads(Path(text).expanduser().read_text(encoding="utf-8"))
+        document = json.loads(at_home(text).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{text}: not a readable label map ({error})") from None
     if isinstance(document, dict):

@@ -14,6 +14,7 @@ from torch import nn
 from segtrans.errors import DataError, UsageError, first_line, unknown
 from segtrans.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
+from segtrans.paths import at_home
 
 Colour = tuple[float, float, float]
 
@@ -32,7 +33,7 @@ FURTHER_STRIDE = {"dpt": 2, "pan": 8}
 
 def load(name: str, weights: str | None, classes: int | None) -> SegModel:
     """``ARCHITECTURE/ENCODER`` with the weights of a file or random ones, or a folder made by ``save_pretrained``."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if (folder / "config.json").is_file() or name.startswith(("/", ".", "~")):
         return _load_folder(folder, weights, classes)
     architecture, slash, encoder = name.partition("/")
@@ -77,7 +78,7 @@ def _build(architecture: str, encoder: str, options: dict[str, Any], file: Path 
     except UNFIT as error:
         raise UsageError(f"smp cannot put {architecture} on encoder {encoder} ({first_line(error)})") from None
     if file is not None:
-        load_weights(network, file.expanduser())
+        load_weights(network, at_home(file))
     stride = cast(int, cast(Any, network).encoder.output_stride)
     multiple = 1 if size else stride * FURTHER_STRIDE.get(architecture, 1)
     preprocessing = Preprocessing(mean=mean, std=std, fixed_size=size, multiple=multiple)

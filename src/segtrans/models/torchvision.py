@@ -3,7 +3,6 @@
 import sys
 from contextlib import redirect_stdout
 from http.client import HTTPException
-from pathlib import Path
 
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models, segmentation
@@ -11,6 +10,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from segtrans.errors import MissingError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, fill, load_weights
+from segtrans.paths import at_home
 
 
 def load(name: str, weights: str | None, classes: int | None) -> SegModel:
@@ -30,7 +30,7 @@ def load(name: str, weights: str | None, classes: int | None) -> SegModel:
     if weights is None:
         _download(network, name, trained)
     elif weights != RANDOM:
-        load_weights(network, Path(weights).expanduser())
+        load_weights(network, at_home(weights))
     return SegModel(
         network,
         voc if classes == len(voc) else classes,

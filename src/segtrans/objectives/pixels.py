@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def unfinished(view: View, run: Run) -> Tensor:
     """Where the attack is not done yet, (B, H, W): pixels still right or, with a target, still elsewhere."""
     logits = view.logits.detach()
-    # The same as asking for the argmax, which takes many times as long as the maximum.
+    # As asking for the argmax, which takes many times as long as the maximum, but where classes are level.
     right = at_label(logits, view.labels) >= largest(logits)
     return (right & (view.labels != VOID)) != run.targeted
 
@@ -204,7 +204,7 @@ class BalancedCrossEntropy(Objective):
                 f"the surrogate has {view.logits.shape[1]} classes"
             )
         mean = sum(self.pixels) / len(self.pixels)
-        return torch.tensor([mean / count for count in self.pixels]).to(view.logits)
+        return view.logits.new_tensor([mean / count for count in self.pixels])
 
 
 @dataclass(frozen=True, kw_only=True)

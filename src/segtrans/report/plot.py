@@ -5,6 +5,7 @@ its name stands.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from statistics import fmean
 
 from segtrans.report.content import Document, pairs
@@ -272,5 +273,5 @@ def _powers(low: float, high: float) -> list[int]:
 
 def _steps(low: float, high: float) -> list[float]:
     """Multiples of 2, 5, 10 or 20 points from ``low`` to ``high``, at most six of them."""
-    step = next(s for s in (2, 5, 10, 20, 50, 100, 200, 500) if 100 * (high - low) / s <= 6)
+    step = next(s for e in count() for s in (2 * 10**e, 5 * 10**e, 10 * 10**e) if 100 * (high - low) / s <= 6)
     return [k * step / 100 for k in range(math.ceil(100 * low / step), math.floor(100 * high / step + 1e-9) + 1)]

@@ -1,5 +1,6 @@
 """What an input transformation is, and how pixels and labels move together."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -53,7 +54,7 @@ class Transform(ABC):
 
 def check_range(name: str, bounds: tuple[float, float]) -> None:
     """UsageError unless ``bounds`` are two positive numbers in order."""
-    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
         raise UsageError(f"{name} is {bounds}; allowed are two positive numbers, the smaller first")
 
 

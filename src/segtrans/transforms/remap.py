@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segtrans.errors import UsageError, check_choice, check_number, check_whole
-from segtrans.items import sent
+from segtrans.items import CPU, sent
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 
@@ -59,12 +59,12 @@ class Remap(Transform):
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         # Where regions lie and what they are read from is worked out on the CPU, since it is many operations on few
         # numbers, of each of which a GPU would have to be told.
-        draw, choices = draw.on_cpu(), torch.tensor(self._grids)
+        draw, choices = draw.on_cpu(), torch.tensor(self._grids, device=CPU)
         # Images of a smaller grid have regions without extent at the end of their rows and columns.
         grid = choices[draw.integers(choices.new_full((len(draw),), len(choices)))]
         most, (height, width) = max(self._grids), x.shape[-2:]
         tops, lefts = self._edges(height, grid, draw), self._edges(width, grid, draw)
-        inside = torch.arange(most) < grid[:, None]
+        inside = torch.arange(most, device=CPU) < grid[:, None]
         used = inside[:, :, None] & inside[:, None]
         kept = draw.chance(self.keep, most, most) if self.keep else torch.zeros_like(used)
         origin = _permutation(used & ~kept, draw)
@@ -88,7 +88,7 @@ class Remap(Transform):
         weights = draw.uniform(most, low=1, high=2)
         if self.cuts == "even":
             weights = torch.ones_like(weights)
-        weights = weights * (torch.arange(most) < grid[:, None])
+        weights = weights * (torch.arange(most, device=CPU) < grid[:, None])
         share = weights.cumsum(1) / weights.sum(1, keepdim=True)
         zero = share.new_zeros(len(draw), 1)
         return torch.cat([zero, (share[:, :-1] * size).round().clamp(0, size), zero + size], 1)

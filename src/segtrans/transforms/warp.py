@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.items import CPU
 from segtrans.random import Draw
 from segtrans.transforms.base import positions
 from segtrans.transforms.blocks import Displacement
@@ -68,7 +69,7 @@ def _sum(fields: Sequence[Tensor], weights: Iterable[Tensor | float]) -> Tensor:
 
 def _points(mesh: int) -> Tensor:
     """Rows and columns of the mesh points in [-1, 1], (mesh², 2)."""
-    line = torch.linspace(-1, 1, mesh, dtype=torch.float64)
+    line = torch.linspace(-1, 1, mesh, dtype=torch.float64, device=CPU)
     return torch.cartesian_prod(line, line)
 
 
@@ -86,6 +87,6 @@ def _splines(mesh: int) -> list[list[float]]:
     flat = torch.cat([torch.ones_like(points[:, :1]), points], 1)
     bent = _kernel((points[:, None] - points[None]).square().sum(-1))
     system = torch.cat([torch.cat([bent, flat], 1), torch.cat([flat.mT, torch.zeros_like(flat[:3])], 1)])
-    moves = torch.eye(len(system), dtype=system.dtype)[:, : len(points)]
+    moves = torch.eye(len(system), dtype=system.dtype, device=CPU)[:, : len(points)]
     inner = points.abs().amax(1) < 1
     return torch.linalg.solve(system, moves[:, inner]).mT.tolist()

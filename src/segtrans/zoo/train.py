@@ -257,10 +257,11 @@ def train(
         trainer.average.update_parameters(trainer.network)
         if trainer.step % every == 0 and trainer.step < recipe.steps:
             save()
-    save()
-    if not math.isfinite(float(loss)):
+    found = {name: value.cpu().contiguous() for name, value in trainer.average.module.state_dict().items()}
+    if not math.isfinite(float(loss)) or not all(v.isfinite().all() for v in found.values() if v.is_floating_point()):
         raise UsageError(f"training {head}-{backbone} diverged; lower the learning rate")
-    return {name: value.cpu().contiguous() for name, value in trainer.average.module.state_dict().items()}
+    save()
+    return found
 
 
 def _bar(start: int, stop: int, what: str, quiet: bool) -> Iterator[int]:
