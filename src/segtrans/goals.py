@@ -80,9 +80,7 @@ class HideClass(Goal):
 
     def check(self, classes: int) -> None:
         # Labels would not tell: hidden where it is not, it is what they are already.
-        if self.index >= classes:
-            allowed = f"allowed are 0 to {classes - 1}"
-            raise UsageError(f"HideClass index is {self.index}; the surrogate has {classes} classes, so {allowed}")
+        _check_index(self, self.index, classes)
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         labels = Untargeted().labels(run, y)
@@ -104,15 +102,21 @@ class AllAs(Goal):
         check_whole("AllAs index", self.index, 0)
 
     def check(self, classes: int) -> None:
-        # As a label it would be void.
-        if self.index >= classes:
-            allowed = f"allowed are 0 to {classes - 1}"
-            raise UsageError(f"AllAs index is {self.index}; the surrogate has {classes} classes, so {allowed}")
+        # Labels would not tell of 255, which is void.
+        _check_index(self, self.index, classes)
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         shape = (len(run.x), *run.x.shape[-2:])
         wanted = torch.full(shape, self.index, dtype=torch.int64, device=run.x.device)
         return wanted if y is None else wanted.where(y != VOID, VOID)
+
+
+def _check_index(goal: Goal, index: int, classes: int) -> None:
+    if index >= classes:
+        raise UsageError(
+            f"{type(goal).__name__} index is {index}; the surrogate has {classes} classes, so allowed are 0 to "
+            f"{classes - 1}"
+        )
 
 
 def _nearest_of(labels: Tensor, source: Tensor) -> Tensor:
