@@ -3,10 +3,10 @@
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -118,8 +118,9 @@ class Attack:
     def __post_init__(self) -> None:
         check_whole("iterations", self.iterations, 0)
         for name in ("transforms", "backward", "gradients"):
-            if not isinstance(parts := getattr(self, name), tuple):
+            if not isinstance(parts := getattr(self, name), tuple | list):
                 raise UsageError(f"{name} is {parts!r}; allowed are tuples of such parts")
+            object.__setattr__(self, name, tuple(cast(Sequence[Any], parts)))
         if self.alpha > 1 and isinstance(self.threat, LInf):
             raise UsageError(f"step_size is {self.step_size}; images are in [0, 1], so write 2/255 for two grey levels")
         if len(apart := [type(g).__name__ for g in self.gradients if g.apart]) > 1:

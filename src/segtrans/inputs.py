@@ -11,7 +11,7 @@ from segtrans.errors import ModelError, UsageError
 
 
 def check_images(x: Tensor) -> None:
-    """UsageError unless images are float32 or float64 (N, 3, H, W) in [0, 1], at least one, outside inference mode."""
+    """UsageError unless images are float32 or float64 (N, 3, H, W) in [0, 1], at least one."""
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or x.numel() == 0:
         raise UsageError(f"images are {x.dtype} {tuple(x.shape)}; expected floating point (N, 3, H, W) in [0, 1]")
     if x.dtype not in (torch.float32, torch.float64):
@@ -20,8 +20,6 @@ def check_images(x: Tensor) -> None:
             f"images are {x.dtype}; expected float32 or float64 (a surrogate multiplies in bfloat16 with the attack's "
             "precision='bfloat16')"
         )
-    if torch.is_inference_mode_enabled():
-        raise UsageError("inference mode is on, in which there are no gradients; attack outside it")
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise UsageError(f"images range from {float(low):g} to {float(high):g}; expected values in [0, 1]")

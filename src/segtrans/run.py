@@ -102,6 +102,8 @@ class Run:
         chunk: int | None = None,
     ) -> None:
         check_images(x)
+        if attack.iterations and torch.is_inference_mode_enabled():
+            raise UsageError("inference mode is on, in which there are no gradients; attack outside it")
         attack.objective.check(attack)
         self.attack, self.model, self.threat = attack, model, attack.threat
         # A copy, since a surrogate that works in place would reach the caller's images.

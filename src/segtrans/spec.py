@@ -259,20 +259,27 @@ def _written(value: Any) -> str:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML's own takes the last in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        said: set[Any] = set()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        said: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            name = str(key.value).replace("-", "_")
-            if name in said:
+            # Keys of a configuration are spelled with dashes or without.
+            name = (key.tag, str(key.value).replace("-", "_"))
+            if name in said and not key.tag.endswith(":merge"):
                 raise ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
             said.add(name)
-        return super().construct_mapping(node, deep)
+        return node
+
+
+def parsed(text: str) -> Any:
+    """What a text says in YAML; yaml.YAMLError or ValueError where it says nothing, or a key twice."""
+    return yaml.load(text, _Loader)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The keys of a YAML file; relative paths in it are relative to the working directory, as in the shell."""
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        document = parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such configuration file") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -116,7 +116,8 @@ class WorstCase:
         **options: Any,
     ) -> Result:
         """Attack a batch; arguments as in :meth:`Attack.perturb`, and every attack gets the same seed. An image counts
-        as stalled or failed where it is so for every attack. ``on_iteration`` is called attack by attack.
+        as stalled or failed where it is so for every attack, and as failed where no version of it has predictions.
+        ``on_iteration`` is called attack by attack.
         """
         found = [attack.perturb(model, x, y, chunk=chunk, **options) for attack in self.attacks]
         size = len(x) if chunk is None else chunk

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from torch import nn
 
 from segtrans.bench import identity
 from segtrans.models import SegModel
+
+
+class Kind(Enum):
+    ONE = partial(max, 1)
+    TWO = partial(max, 2)
 
 
 @dataclass
@@ -54,18 +60,21 @@ def test_what_a_network_does_beside_its_weights_is_seen(tmp_path: Path, monkeypa
     assert hash_of(10) != hash_of(20)
     assert hash_of(10, scale=1.0) != hash_of(10, scale=2.0)
     assert hash_of(10, _gain=1.0) != hash_of(10, _gain=2.0)
-    assert hash_of(10, _gain=torch.ones(2)) != hash_of(10, _gain=torch.zeros(2))
-    assert hash_of(10, _seen=object()) == hash_of(10)
+    for kept in (3, torch.ones(2), object(), None):
+        assert hash_of(10, _kept=kept) == hash_of(10), "what a forward pass leaves behind"
     assert hash_of(10, call=print) != hash_of(10, call=len)
     assert hash_of(10, call=object()) == hash_of(10, call=object()), "what prints its address tells nothing"
+    assert hash_of(10, log=Path("a")) == hash_of(10, log=Path("b")), "nor does a place"
     for one, other in (
         ([1.0, 2.0], [1.0, 3.0]),
         (Namespace(gain=1), Namespace(gain=2)),
-        (Path("a"), Path("b")),
         (range(2), range(3)),
         (Setting(1), Setting(2)),
         ("a".upper, "a".lower),
         (Setting(1).twice, Setting(1).thrice),
+        (Setting(1).twice, Setting(2).twice),
+        (Kind.ONE, Kind.TWO),
+        (slice(1), slice(2)),
         ({"a": 1}, {"a": 2}),
         (torch.ones(2), torch.zeros(2)),
         (lambda x: x + 1, lambda x: x + 2),

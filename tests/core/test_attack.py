@@ -229,6 +229,8 @@ def test_seeds_are_whole_numbers(seed: Any) -> None:
 def test_what_cannot_be_attacked_is_said() -> None:
     with torch.inference_mode(), refused("^inference mode is on"):
         Attack()(MODEL, X, Y)
+    with torch.inference_mode():
+        assert Attack(iterations=0, random_start=True)(MODEL, X, Y).isfinite().all(), "it takes no gradient"
     with refused("^start has values that are NaN or infinite"):
         Attack()(MODEL, X, Y, start=X + torch.nan)
     with refused(r"^AllAs index is 255; the surrogate has 3 classes, so allowed are 0 to 2$"):
@@ -238,6 +240,7 @@ def test_what_cannot_be_attacked_is_said() -> None:
 
 
 def test_parts_come_in_tuples() -> None:
+    assert Attack(gradients=[Momentum()]) == Attack(gradients=(Momentum(),))  # type: ignore[arg-type]
     with refused(r"^gradients is Momentum\(.*\); allowed are tuples"):
         Attack(gradients=Momentum())  # type: ignore[arg-type]
     for term in (read("sea"), Momentum, "mi"):

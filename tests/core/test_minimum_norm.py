@@ -214,7 +214,7 @@ def test_steps_that_go_by_predictions_want_those_of_the_image_itself(part: str) 
         UsageError, match=r"^step Proximal goes by predictions at the image itself, and .* asks elsewhere$"
     ):
         read(f"proximal + {part}")
-    assert read("proximal + smooth + momentum").step == Proximal()
+    assert read("proximal + smooth + variance(samples=0) + momentum").step == Proximal()
 
 
 def test_what_remains_is_counted_over_copies() -> None:

@@ -42,6 +42,11 @@ def test_files_say_everything_once(tmp_path: Path, text: str, message: str) -> N
         read_config(tmp_path / "c.yaml")
 
 
+def test_anchors_and_merges_are_no_repetitions(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("a: &a {x: 1}\nb: &b {<<: *a, y: 1}\nc: {<<: *b, x: 3}\n")
+    assert read_config(tmp_path / "c.yaml")["c"] == {"x": 3, "y": 1}
+
+
 def test_defaults_leave_attacks_their_own_settings() -> None:
     config = make_config({"surrogates": ["a"]})
     assert (config.eps, config.iterations, config.step_size) == (None, None, None)

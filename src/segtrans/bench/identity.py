@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, cast
 
@@ -178,10 +178,12 @@ def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]
 
 
 def _own(module: nn.Module, key: str, value: Any) -> bool:
-    """Whether a private attribute is a setting of a class that is no known library's."""
+    """Whether a private attribute is a setting of a class that is no known library's; whole numbers and tensors are
+    rather what a forward pass counts and keeps.
+    """
     if key in _EVERY_MODULE or type(module).__module__.partition(".")[0] in KNOWN:
         return False
-    return isinstance(value, (*PLAIN, Tensor, np.ndarray))
+    return isinstance(value, bool | float | complex | str | bytes | torch.dtype)
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -190,12 +192,17 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _told(value: Any) -> str | None:
     """What a value is, the same in every process, or nothing of objects that could print their address."""
-    if isinstance(value, (*PLAIN, Enum, PurePath, range, slice, bytearray)):
+    if isinstance(value, (*PLAIN, range, bytearray)):
         return repr(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name} {_told(value.value)}"
+    if isinstance(value, slice):
+        value = (value.start, value.stop, value.step)
     if (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, SimpleNamespace | Namespace):
         return f"{type(value).__qualname__} {_told(vars(value))}"
     if isinstance(value, MethodType):
-        value = value.__func__
+        of = value.__self__
+        value = (value.__func__, None if isinstance(of, nn.Module) else of)
     if isinstance(value, np.generic | np.ndarray):
         value = torch.from_numpy(np.asarray(value))
     if isinstance(value, Tensor):

@@ -12,11 +12,10 @@ import torch
 from segtrans.attack import Evaluations
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
-from segtrans.catalogue import ENTRIES
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
 from segtrans.ensembles import Ensemble
-from segtrans.errors import MissingError, ModelError, UsageError, first_line, unknown
+from segtrans.errors import MissingError, ModelError, SegtransError, UsageError, first_line, unknown
 from segtrans.goals import Towards
 from segtrans.models import SegModel, load_model
 from segtrans.models.load import ENSEMBLES
@@ -263,7 +262,7 @@ def make_plan(
         for name in config.attacks
     }
     for name, attack in known_attacks.items():
-        if name in ENTRIES and attack != ENTRIES[name].attack:
+        if (other := _named(name)) is not None and attack != other:
             raise UsageError(f"attack {name!r} of your own has the name of another of the catalogue; give it its own")
     for name, model in known_models.items():
         if not isinstance(cast(Any, model), SegModel | Ensemble):
@@ -297,6 +296,14 @@ def make_plan(
         functions={name: functions(model, hashes[name]) for name, model in found_models.items()},
         again=again,
     )
+
+
+def _named(name: str) -> AnyAttack | None:
+    """The attack that a name spells, if it spells one."""
+    try:
+        return read_attack(name)
+    except SegtransError:
+        return None
 
 
 def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:

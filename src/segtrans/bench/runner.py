@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -208,7 +209,8 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
                 plan.store.write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
-                    clean_mask(plan, name, sample)
+                    with suppress(ModelError):
+                        clean_mask(plan, name, sample)
             for unit, (crafted, _) in done.items():
                 seeds = [trial.seed for trial in plan.trials_of(unit)]
                 if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:

@@ -80,13 +80,15 @@ def demo(
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
     """``-o KEY=VALUE`` options, values read as YAML."""
+    from segtrans.spec import parsed
+
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"-o {pair!r} has no value; write -o KEY=VALUE")
         try:
-            values[key.replace("-", "_")] = yaml.safe_load(value)
+            values[key.replace("-", "_")] = parsed(value)
         except (ValueError, yaml.YAMLError):
             raise UsageError(f"-o {pair!r}: {value!r} is not readable as YAML") from None
     return values

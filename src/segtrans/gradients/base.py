@@ -26,14 +26,11 @@ class GradientTransform(MayDraw, ABC):
 
     Attributes:
         apart: whether every call of the inner one is, or costs as much as those, for a single member of an ensemble.
-        elsewhere: whether it may call the inner one last at other images than it was given, or for some members only,
-            so that what the run remembers of the last gradient is not of those images.
         accumulates: whether it sums gradients up over the iterations. Of such parts an attack that is composed has one,
             the last one named, and it comes after all others.
     """
 
     apart: ClassVar[bool] = False
-    elsewhere: ClassVar[bool] = False
     accumulates: ClassVar[bool] = False
 
     @property
@@ -43,6 +40,13 @@ class GradientTransform(MayDraw, ABC):
     @property
     def plain(self) -> int:
         return 0
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it may call the inner one last at other images than it was given, or for some members only, so that
+        what the run remembers of the last gradient is not of those images.
+        """
+        return self.evaluations > 1
 
     def evaluations_on(self, members: int) -> int:
         """How often it calls the inner one on an ensemble of so many members."""

@@ -25,7 +25,10 @@ class _OneByOne(GradientTransform):
     """Asks the members of an ensemble one by one."""
 
     apart: ClassVar[bool] = True
-    elsewhere: ClassVar[bool] = True
+
+    @property
+    def elsewhere(self) -> bool:
+        return True
 
     @property
     def evaluations(self) -> int:

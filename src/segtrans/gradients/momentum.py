@@ -46,7 +46,9 @@ class Momentum(GradientTransform):
 class Nesterov(Momentum):
     """Momentum whose gradient is taken ahead, at z + decay·step·g (NI-FGSM, Lin et al., ICLR 2020)."""
 
-    elsewhere: ClassVar[bool] = True
+    @property
+    def elsewhere(self) -> bool:
+        return True
 
     def _look(self, z: Tensor, velocity: Tensor, run: Run) -> Tensor:
         return z + self.decay * run.alpha * run.confined(run.threat.ahead(velocity), 0)

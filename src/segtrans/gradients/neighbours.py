@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,8 +33,6 @@ def _noise(run: Run, draw: Draw, radius: float | Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class _Neighbours(GradientTransform):
     """Looks at ``samples`` random neighbours within ``radius`` budgets; with none, or none elsewhere, it is neutral."""
-
-    elsewhere: ClassVar[bool] = True
 
     samples: int = 20
     radius: float = 1.5
@@ -242,8 +240,6 @@ class LineAverage(GradientTransform):
         samples: points; 1 takes z alone.
         radius: how far the outermost lie from z, in budgets, along a gradient of mean absolute value 1.
     """
-
-    elsewhere: ClassVar[bool] = True
 
     samples: int = 11
     radius: float = 0.7

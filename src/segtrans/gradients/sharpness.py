@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -28,8 +28,6 @@ class Sharpness(GradientTransform):
         late: iteration, from 0, at which the inner attack sets in. Until then one gradient is taken, so that a late
             start spends less than ``evaluations`` says.
     """
-
-    elsewhere: ClassVar[bool] = True
 
     steps: int = 8
     radius: float = 1.0

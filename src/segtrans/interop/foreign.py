@@ -22,7 +22,15 @@ from torch.nn import functional as F
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, SegtransError, UsageError, check_number, lacks_memory, reason, unknown
-from segtrans.inputs import allowed_region, check_classes, check_images, check_labels, check_logits, label_range
+from segtrans.inputs import (
+    allowed_region,
+    check_classes,
+    check_images,
+    check_labels,
+    check_logits,
+    check_seed,
+    label_range,
+)
 from segtrans.interop.libraries import LIBRARIES, find, installed_version
 from segtrans.interop.settings import (
     ALIASES,
@@ -192,8 +200,8 @@ class Foreign:
         if y is not None:
             check_labels(y, x)
         allowed = allowed_region(region, x).expand(len(x), 1, -1, -1)
-        keys = derive(image_keys(x), seed).tolist()
-        with _frozen(model), torch.enable_grad():
+        keys = derive(image_keys(x), check_seed(seed)).tolist()
+        with _frozen(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             found = [
                 self._perturbed(model, x[i : i + 1], None if y is None else y[i : i + 1], allowed[i : i + 1], key)
                 for i, key in enumerate(keys)
@@ -214,7 +222,7 @@ class Foreign:
         if labels is None:
             labels = predicted_classes(logits)
         check_classes(label_range(labels), logits.shape[1])
-        if self.threat.radius == 0 or bool((labels == VOID).all()):
+        if self.threat.radius == 0 or bool((labels == VOID).all()) or not allowed.any():
             return image, True, False, 0
         shown = Shown(model, image, labels, allowed, logits)
         with _seeded(key, image.device):
