@@ -20,9 +20,10 @@ from segtrans.bench import identity, make_plan
 from segtrans.bench import plan as planning
 from segtrans.bench.plan import Plan
 from segtrans.bench.store import fingerprint
-from segtrans.composition import PARTS
+from segtrans.composition import PARTS, compose
 from segtrans.data import Dataset, load_data
 from segtrans.ensembles import Ensemble
+from segtrans.gradients import Smooth
 from segtrans.models import Preprocessing, SegModel
 from segtrans.spec import make_config, read_config
 from segtrans.threat import L2, LInf, Threat
@@ -294,6 +295,29 @@ def test_what_decides_scores_alone(name: str, setup: Setup, monkeypatch: pytest.
 def test_what_decides_nothing(name: str, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identities(setup.plan())
     assert after(SAME_WORK[name], setup, monkeypatch) == before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped(Smooth):
+    """A part of one's own, of which printing does not tell everything."""
+
+    shape: torch.Tensor = field(default_factory=lambda: torch.zeros(2), repr=False)
+    rule: Callable[[int], int] | None = field(default=None, repr=False)
+
+
+def test_values_that_are_not_printed_tell_attacks_apart() -> None:
+    parts = [
+        Shaped(),
+        Shaped(shape=torch.ones(2)),
+        Shaped(shape=torch.ones(2, dtype=torch.int64)),
+        Shaped(rule=lambda x: x),
+        Shaped(rule=lambda x: x + 1),
+    ]
+    found = [identity.attack_identity(compose(part)) for part in parts]
+    assert len({repr(part) for part in parts}) == 1
+    assert len(set(found)) == len(parts)
+    assert identity.attack_identity(compose(Shaped())) == found[0]
+    assert identity.attack_identity(compose(Shaped(shape=torch.eye(2).to_sparse())))
 
 
 def test_there_are_fifty_of_them() -> None:

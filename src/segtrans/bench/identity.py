@@ -128,7 +128,11 @@ def attack_identity(attack: AnyAttack) -> str:
     forget()
     banks = sorted({getattr(part, "bank", "") for one in attack.attacks for part in one.transforms} - {""})
     mixed = [file_hash(path) for bank in banks for path in chosen(bank)]
-    return fingerprint([repr(attack), _foreign_code(attack), mixed])
+    told = None
+    # What is printed need not hold every value of a part that is not ours; some values have no bytes.
+    with suppress(RuntimeError, ValueError, TypeError):
+        told = _told(attack)
+    return fingerprint([repr(attack), told, _foreign_code(attack), mixed])
 
 
 def _foreign_code(attack: AnyAttack) -> list[str]:
@@ -198,7 +202,10 @@ def _told(value: Any) -> str | None:
         return f"{type(value).__qualname__}.{value.name} {_told(value.value)}"
     if isinstance(value, slice):
         value = (value.start, value.stop, value.step)
-    if (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, SimpleNamespace | Namespace):
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {field.name: getattr(value, field.name) for field in fields(value)}
+        return f"{type(value).__qualname__} {_told(kept)}"
+    if isinstance(value, SimpleNamespace | Namespace):
         return f"{type(value).__qualname__} {_told(vars(value))}"
     if isinstance(value, MethodType):
         of = value.__self__
