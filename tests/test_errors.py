@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segtrans.bench.plan import pick_device
+from segtrans.devices import pick_device
 from segtrans.errors import MissingError, first_line, reason
 
 

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 import segtrans
 from segtrans.attack import Model
 from segtrans.bench.identity import versions
-from segtrans.bench.plan import pick_device
 from segtrans.data import Dataset, load_data
 from segtrans.data.base import VOID, resize
+from segtrans.devices import pick_device
 from segtrans.errors import ModelError, first_line, lacks_memory, reason
 from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes

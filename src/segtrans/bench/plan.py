@@ -1,28 +1,25 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from segtrans.attack import Evaluations
+from segtrans.bench.checks import check_attacks, check_classes, check_given, check_gradients, check_writable
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset, load_data
-from segtrans.ensembles import Ensemble
-from segtrans.errors import MissingError, ModelError, SegtransError, UsageError, first_line, unknown
-from segtrans.goals import Towards
+from segtrans.devices import pick_device
+from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, load_model
 from segtrans.models.load import ENSEMBLES
 from segtrans.spec import RunConfig
 from segtrans.worst import AnyAttack
-
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -252,25 +249,13 @@ def make_plan(
     check_writable(config.out)
     device, kind = places_of_work(config)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
-    for name, attack in known_attacks.items():
-        if not isinstance(cast(Any, attack), AnyAttack):
-            kind = type(attack).__name__
-            raise UsageError(f"attack {name!r} is a {kind}; allowed are attacks, such as attack('mi') or compose(...)")
+    check_given(known_models, known_attacks)
     protocol: dict[str, Any] = config.model_dump(include={"eps", "iterations", "step_size"})
     found_attacks = {
         name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
-    for name, attack in known_attacks.items():
-        if (other := _named(name)) is not None and attack != other:
-            raise UsageError(f"attack {name!r} of your own has the name of another of the catalogue; give it its own")
-    for name, model in known_models.items():
-        if not isinstance(cast(Any, model), SegModel | Ensemble):
-            kind = type(model).__name__
-            raise UsageError(f"model {name!r} is a {kind}; allowed are what segtrans.models.wrap and load_model return")
-        if any(module.training for member in members(model) for module in member.modules()):
-            raise UsageError(f"model {name!r} is in training mode, in which it depends on the batch; call its eval()")
-    _check_attacks(found_attacks)
+    check_attacks(found_attacks)
     if data is not None:
         config = config.model_copy(update={"data": data.name})
     data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
@@ -298,14 +283,6 @@ def make_plan(
     )
 
 
-def _named(name: str) -> AnyAttack | None:
-    """The attack that a name spells, if it spells one."""
-    try:
-        return read_attack(name)
-    except SegtransError:
-        return None
-
-
 def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:
     """The model of that name; UsageError for an ensemble with one of the caller's ``own`` models in it."""
     source, _, listed = name.partition(":")
@@ -316,48 +293,6 @@ def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:
                 "an Ensemble([...]) among your models instead"
             )
     return load_model(name, device=str(device))
-
-
-def _check_attacks(attacks: Mapping[str, AnyAttack]) -> None:
-    """UsageError if an attack contradicts itself, or needs what a run does not give it."""
-    for name, attack in attacks.items():
-        for part in attack.attacks:
-            if isinstance(part.goal, Towards):
-                raise UsageError(
-                    f"attack {name!r} needs a map to drive the surrogate to; call it from Python, with the map as y"
-                )
-            try:
-                part.objective.check(part)
-            except UsageError as error:
-                raise UsageError(f"attack {name!r} contradicts itself: {error}") from None
-
-
-def check_writable(out: Path) -> None:
-    """UsageError unless a folder can be made at ``out``, before any work is done for it."""
-    for path in (out, *out.parents):
-        if path.is_symlink() and not path.exists():
-            raise UsageError(f"out is {out}, but {path} is a link to {path.readlink()}, which is not there")
-    existing = next(path for path in (out, *out.resolve().parents) if path.exists())
-    if not existing.is_dir():
-        raise UsageError(f"out is {out}, but {existing} is a file; give a folder for results")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"out is {out}, but {existing} may not be written to; give a folder for results")
-
-
-def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
-    """Every model must speak of the data's classes, or, without masks, of the same number of classes."""
-    counts = {name: len(model.classes) for name, model in models.items()}
-    for name, count in counts.items():
-        if count > 255:
-            raise ModelError(f"model {name!r} has {count} classes; allowed are up to 255")
-        if data.classes and count != len(data.classes):
-            raise UsageError(
-                f"model {name!r} has {count} classes but data {data.name!r} has {len(data.classes)}; "
-                f"give it a label map (?label_map=FILE), with data_classes={len(data.classes)} if it names fewer"
-            )
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
-        raise UsageError(f"the models' class counts differ: {listed}; give a label map (?label_map=FILE)")
 
 
 def places_of_work(config: RunConfig) -> tuple[torch.device, str]:
@@ -372,33 +307,3 @@ def places_of_work(config: RunConfig) -> tuple[torch.device, str]:
         return pick_device(name), name.partition(":")[0]
     except MissingError:
         return torch.device("cpu"), name.partition(":")[0]
-
-
-def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:
-    """ModelError if an attack would ask a surrogate for gradients that it cannot give."""
-    asking = next((name for name, attack in attacks.items() if attack.evaluations), None)
-    for name, model in surrogates.items():
-        for part in members(model) if asking is not None else ():
-            if not getattr(part, "differentiable", True):
-                who = "" if part is model else f": its member {part.name!r}"
-                raise ModelError(
-                    f"surrogate {name!r}{who} has no gradient, which attack {asking!r} needs; use it as a target"
-                )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the GPU where there is one."""
-    kind = name.partition(":")[0]
-    if kind not in DEVICES:
-        raise unknown("device", name, DEVICES)
-    if kind == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    # torchrun tells each of its processes which of a machine's devices is its own.
-    if name == "cuda" and torch.cuda.is_available() and os.environ.get("LOCAL_RANK", "").isdecimal():
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise MissingError(f"device {name!r} cannot be used here ({first_line(error)})") from None
-    return device

@@ -4,8 +4,8 @@ import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from segtrans.bench.plan import pick_device
 from segtrans.data import load_data
+from segtrans.devices import pick_device
 from segtrans.errors import UsageError, unknown
 from segtrans.zoo.cards import Card, publish
 from segtrans.zoo.networks import BACKBONES, HEADS
