@@ -9,9 +9,9 @@ from segtrans.errors import DataError
 from segtrans.paths import at_home
 
 
-def test_homes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert at_home("~/data") == Path("/home/me/data")
+def test_homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/data") == tmp_path / "data"
     assert at_home("data/~") == Path("data/~")
 
 

@@ -265,10 +265,15 @@ class Run:
         """The objective, (N,), at images ``z`` (N, 3, H, W) without its gradient: one forward pass, with the random
         numbers of the last gradient.
         """
+        with self._uncounted():
+            return self._swept(z, differentiate=False)[0][:, 0]
+
+    @contextmanager
+    def _uncounted(self) -> Generator[None]:
+        """A context in which what remains stays as the last gradient found it."""
         counted = self._pixels.clone()
-        found = self._swept(z, differentiate=False)[0][:, 0]
+        yield
         self._pixels = counted
-        return found
 
     @property
     def _copies(self) -> int:
@@ -306,12 +311,11 @@ class Run:
 
     def _adjust(self, z: Tensor, items: Items) -> None:
         """Finds how far the numbers that transformations have drawn go downhill on the objective, where they should."""
-        counted = self._pixels.clone()
-        loss = self._losses(z, items)[:, 0]
+        with self._uncounted():
+            loss = self._losses(z, items)[:, 0]
         for number, slope in zip(self._adjustments, _gradients(loss, [*self._adjustments.values()]), strict=True):
             # An image that the model fails on has no slope; NaN would be no place to read a pixel from.
             self._adjustments[number] = -self._transforms[number - 1].descent * slope.nan_to_num(0, 0, 0)
-        self._pixels = counted
 
     def _adjusted(self, number: int, drawn: Tensor) -> Tensor:
         """What transformation ``number`` uses for the numbers it has drawn."""

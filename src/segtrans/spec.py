@@ -30,28 +30,33 @@ _NAMES = ("surrogates", "targets", "attacks")
 
 
 def _listed(value: Any) -> Any:
-    """One name stands for a list of one, nothing for none; repetitions count once, however they are spaced."""
+    """One name stands for a list of one, nothing for none; how they are spaced says nothing."""
     if value is None:
         return ()
     values = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
-    values = [v.strip() if isinstance(v, str) else v for v in values]
-    # What YAML makes of a stray colon cannot be hashed; it is refused by name later.
-    return tuple(v for i, v in enumerate(values) if v not in values[:i])
+    return tuple(v.strip() if isinstance(v, str) else v for v in values)
 
 
-def _once(values: tuple[int, ...]) -> tuple[int, ...]:
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Repetitions count once, of seeds 1 and "1" too."""
     return tuple(dict.fromkeys(values))
 
 
 Names = Annotated[
     tuple[str, ...],
     Field(min_length=1),
+    AfterValidator(_once),
     BeforeValidator(_listed, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+]
+MaybeNames = Annotated[
+    tuple[str, ...],
+    AfterValidator(_once),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str] | None),
 ]
 Seeds = Annotated[
     tuple[int, ...],
     Field(min_length=1),
-    AfterValidator(_once),  # 1 and "1" are one seed
+    AfterValidator(_once),
     BeforeValidator(_listed, json_schema_input_type=int | Annotated[list[int], Field(min_length=1)]),
 ]
 
@@ -65,7 +70,7 @@ class RunConfig(BaseModel):
 
     surrogates: Names
     """Models that attacks are made on, such as zoo:voc/pspnet-mobilenetv3s; 'segtrans list models' shows sources."""
-    targets: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str] | None)] = ()
+    targets: MaybeNames = ()
     """Models that are scored, spelled likewise; without any the surrogates are scored against each other."""
     attacks: Names = ("segtrans",)
     """Names from 'segtrans list attacks', such as mi or mi(iterations=20), or parts joined by +."""
@@ -116,7 +121,7 @@ class RunConfig(BaseModel):
     """Keep every adversarial image as PNG, and make again what is missing of them."""
     pictures: Annotated[int, Field(ge=0)] = 4
     """How many images are shown with masks."""
-    track: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str] | None)] = ()
+    track: MaybeNames = ()
     """Any of tensorboard, mlflow and wandb, which are told of every finished trial; they write to track in the folder
     for results unless their own environment variables name a server."""
     out: Path = Path("runs/latest")

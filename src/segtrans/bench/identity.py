@@ -128,11 +128,8 @@ def attack_identity(attack: AnyAttack) -> str:
     forget()
     banks = sorted({getattr(part, "bank", "") for one in attack.attacks for part in one.transforms} - {""})
     mixed = [file_hash(path) for bank in banks for path in chosen(bank)]
-    told = None
-    # What is printed need not hold every value of a part that is not ours; some values have no bytes.
-    with suppress(RuntimeError, ValueError, TypeError):
-        told = _told(attack)
-    return fingerprint([repr(attack), told, _foreign_code(attack), mixed])
+    # What is printed need not hold every value of a part that is not ours.
+    return fingerprint([repr(attack), _tellable(attack), _foreign_code(attack), mixed])
 
 
 def _foreign_code(attack: AnyAttack) -> list[str]:
@@ -174,11 +171,18 @@ def _shown(module: nn.Module, but: Collection[str] = ()) -> list[tuple[str, str]
     for key, value in vars(module).items():
         if key in but or (key[0] == "_" and not _own(module, key, value)):
             continue
-        # Sparse tensors have no bytes, lists may hold themselves, functions what is not there yet.
-        with suppress(RuntimeError, ValueError, TypeError):
-            if (text := _told(value)) is not None:
-                shown.append((key, text))
+        if (text := _tellable(value)) is not None:
+            shown.append((key, text))
     return sorted(shown)
+
+
+def _tellable(value: Any) -> str | None:
+    """As :func:`_told`, and nothing of what cannot be looked into."""
+    # Sparse tensors have no bytes, lists may hold themselves, functions what is not there yet.
+    try:
+        return _told(value)
+    except (RuntimeError, ValueError, TypeError):
+        return None
 
 
 def _own(module: nn.Module, key: str, value: Any) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
-from segtrans.io import NOT_NOW, to_tensor
+from segtrans.io import NOT_NOW, Pixels, to_tensor
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
 
@@ -107,15 +108,25 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
     """A model's mask of a clean image; made again where its file was lost or damaged."""
-    path = plan.clean_path(name, sample.name)
+    mask, fault = kept_mask(plan, name, plan.clean_path(name, sample.name), lambda: sample.image)
+    if fault:
+        raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before")
+    return mask
+
+
+def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) -> tuple[Tensor, str]:
+    """A model's mask of an image, from its file or, where that was lost or damaged, made again; and what was wrong with
+    it then, or nothing. Where something was, there is no file.
+    """
     try:
-        return plan.store.read_mask(path)
+        return plan.store.read_mask(path), ""
     except DataError:
-        (prediction,), (fault,) = predict(plan.models[name], images_of([sample], plan.device))
-        if fault:
-            raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before") from None
+        (prediction,), (fault,) = predict(plan.models[name], to_tensor(image())[None].to(plan.device))
+    if fault:
+        path.unlink(missing_ok=True)
+    else:
         plan.store.write_mask(path, prediction)
-        return prediction.long().cpu()
+    return prediction.long().cpu(), fault
 
 
 def images_of(samples: list[Sample], device: torch.device) -> Tensor:

@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_mask, clean_work, exact, predict
+from segtrans.bench.predictions import batches, clean_work, exact, kept_mask
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
 from segtrans.errors import DataError, ModelError
-from segtrans.io import read_image, to_tensor, write_image
+from segtrans.io import read_image, write_image
 
 Task = TypeVar("Task")
 Finished = dict[Unit, tuple[Shard, dict[str, Shard]]]
@@ -209,26 +208,11 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
                 plan.store.write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
-                    with suppress(ModelError):
-                        clean_mask(plan, name, sample)
+                    kept_mask(plan, name, plan.clean_path(name, sample.name), lambda sample=sample: sample.image)
             for unit, (crafted, _) in done.items():
                 seeds = [trial.seed for trial in plan.trials_of(unit)]
                 if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:
                     continue
-                for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)):
-                    path = plan.mask_path(unit, name, sample.name)
-                    if here and not _readable(plan, path):
-                        pixels = read_image(plan.adversarial_path(unit, sample.name))
-                        (mask,), (fault,) = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
-                        if fault:
-                            path.unlink(missing_ok=True)
-                        else:
-                            plan.store.write_mask(path, mask)
-
-
-def _readable(plan: Plan, path: Path) -> bool:
-    try:
-        plan.store.read_mask(path)
-    except DataError:
-        return False
-    return True
+                adversarial = partial(read_image, plan.adversarial_path(unit, sample.name))
+                for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)) if here else ():
+                    kept_mask(plan, name, plan.mask_path(unit, name, sample.name), adversarial)

@@ -29,11 +29,9 @@ def slug(name: str) -> str:
     """
     # In an attack's settings there are fractions and no folders.
     tail = name if "(" in name else re.split(r"[/\\]", name.partition("?")[0].rstrip("/\\"))[-1]
-    plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2])[-60:]
+    plain = re.sub(r"[^\w.-]+", "_", tail.rpartition(":")[2])
     # Disks count bytes, of which a letter may take four.
-    while len(plain.encode("utf-8", "surrogateescape")) > 60:
-        plain = plain[1:]
-    plain = plain.strip("._") or "unnamed"
+    plain = plain.encode()[-60:].decode(errors="ignore").strip("._") or "unnamed"
     return plain if plain == name.lower() else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
