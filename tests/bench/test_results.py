@@ -73,6 +73,15 @@ def test_an_undefined_cell_does_not_blank_the_average() -> None:
     assert row["asr_miou_interval"] == pytest.approx([0.405, 0.595])
 
 
+def test_intervals_of_means_are_over_the_same_pairs_in_every_replicate() -> None:
+    cells = [made("mi", "a", "b", 0.0), made("mi", "a", "c", 0.8)]
+    replicates = drawn(cells, 0.1)
+    # Most of the replicates of the one have none of the few images that it is defined on.
+    replicates[key(cells[0])]["asr_miou"][50:] = torch.nan
+    low, high = summary(cells, replicates)[0]["asr_miou_interval"]
+    assert 0.3 <= low <= high <= 0.36
+
+
 def test_attacks_are_compared_pair_by_pair_and_replicate_by_replicate() -> None:
     cells = [
         made("mi", "a", "b", 0.3), made("mi", "c", "b", 0.2), made("mi", "a", "a", 0.9, "white box"),

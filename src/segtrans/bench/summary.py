@@ -104,8 +104,11 @@ def class_means(cells: Sequence[Cell], ious: Mapping[Key, Tensor]) -> list[dict[
 
 
 def _interval(replicates: Sequence[Tensor]) -> list[float]:
-    """Of the mean of several cells."""
-    return list(interval(torch.stack(list(replicates)).nanmean(0))) if replicates else [math.nan, math.nan]
+    """Of the mean of several cells, over the replicates in which none is undefined, since a mean over other cells in
+    each would tell how the cells differ; a cell that is always undefined is in no mean.
+    """
+    known = [drawn for drawn in replicates if not drawn.isnan().all()]
+    return list(interval(torch.stack(known).mean(0))) if known else [math.nan, math.nan]
 
 
 def _defined(cell: Cell, name: str) -> bool:
