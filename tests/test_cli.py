@@ -22,13 +22,22 @@ from segtrans.data import load_data
 from segtrans.spec import RunConfig
 
 MODEL = "zoo:voc/pspnet-mobilenetv3s"
+RUN = (
+    "run", "--surrogate", MODEL, "--target", MODEL, "--target", "zoo:voc/deeplabv3plus-mobilenetv3s",
+    "--attack", "noise", "--attack", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2",
+    "--eps", "8/255", "--iterations", "2", "--seed", "0",
+)  # fmt: skip
 
 
 def segtrans(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-c", "from segtrans.cli import main; main()", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env={**os.environ, **environment}
-    )
+        command_line(*arguments),
+        capture_output=True, text=True, cwd=cwd, timeout=300, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def command_line(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-c", "from segtrans.cli import main; main()", *map(str, arguments)]
 
 
 def commands(command: Any = None, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -51,11 +60,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """One real run of the embedded models, all through the command line."""
     out = tmp_path_factory.mktemp("run")
-    done = segtrans(
-        "run", "--surrogate", MODEL, "--target", MODEL, "--target", "zoo:voc/deeplabv3plus-mobilenetv3s",
-        "--attack", "noise", "--attack", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2",
-        "--eps", "8/255", "--iterations", "2", "--seed", "0", "--out", out, "--json",
-    )  # fmt: skip
+    done = segtrans(*RUN, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), out
 
@@ -279,11 +284,7 @@ def test_attack_resolves_what_run_resolves(photo: Path, tmp_path: Path) -> None:
 def test_quiet_says_nothing_and_json_is_one_document(ran: tuple[dict[str, Any], Path]) -> None:
     """The run again, which is all there, and its page."""
     document, out = ran
-    again = [
-        "run", "--surrogate", MODEL, "--target", MODEL, "--target", "zoo:voc/deeplabv3plus-mobilenetv3s",
-        "--attack", "noise", "--attack", "segpgd + remap(grid=2) + mi", "--data", "photos?side=96", "--limit", "2",
-        "--eps", "8/255", "--iterations", "2", "--seed", "0", "--out", out,
-    ]  # fmt: skip
+    again = [*RUN, "--out", out]
     done = segtrans(*again, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = segtrans(*again, "--quiet", "--json")
@@ -295,6 +296,24 @@ def test_quiet_says_nothing_and_json_is_one_document(ran: tuple[dict[str, Any], 
     done = segtrans("report", out, "--json")
     assert json.loads(done.stdout) == {"wrote": [str(out / name) for name in ("report.html", "pictures", "figures")]}
     assert done.stderr == ""
+
+
+def test_an_encoding_without_our_signs_and_a_closed_pipe_take_no_page_away(ran: tuple[dict[str, Any], Path]) -> None:
+    document, out = ran
+    page = out / "report.html"
+    for options, encoding in (([], "ascii"), (["--json"], "ascii"), (["--json"], "latin-1")):
+        page.unlink()
+        done = segtrans(*RUN, "--out", out, *options, PYTHONIOENCODING=encoding)
+        assert (done.returncode, page.is_file()) == (0, True), done.stderr
+        assert not options or json.loads(done.stdout)["summary"] == document["summary"]
+    page.unlink()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command_line(*RUN, "--out", out), stdout=writer, stderr=subprocess.PIPE, timeout=300, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, page.is_file()) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

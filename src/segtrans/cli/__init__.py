@@ -1,5 +1,6 @@
 """The command line. Heavy imports wait inside the commands, so that help and errors come at once."""
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -41,6 +42,10 @@ def main() -> None:
         if shell == "complete_bash":
             completion.mend_words()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Signs that an encoding lacks are no reason to end a run.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="segtrans")
     except SegtransError as error:

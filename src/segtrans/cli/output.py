@@ -12,5 +12,5 @@ def say(message: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
+    # In ASCII, which every encoding of a terminal or a file has.
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

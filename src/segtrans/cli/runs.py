@@ -132,12 +132,14 @@ def _run(
     code = 130 if outcome.interrupted else 3 if outcome.failures else 0
     if not leads():
         return code
-    # Before the page is drawn: numbers are not lost to a picture that cannot be.
-    if as_json:
-        print_json(result)
-    elif not quiet:
-        print_tables(result, Console())
-    written = write_report(plan.store.root)
+    # Before the page is drawn: numbers are not lost to a picture that cannot be, nor the page to a closed pipe.
+    try:
+        if as_json:
+            print_json(result)
+        elif not quiet:
+            print_tables(result, Console())
+    finally:
+        written = write_report(plan.store.root)
     if not quiet:
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
