@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from segtrans.attack import Attack, Model, Result
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError, check_number, check_whole
-from segtrans.logits import predicted_classes
+from segtrans.logits import finite_images, predicted_classes
 from segtrans.run import Run
 
 Victim = Callable[[Tensor], Tensor]
@@ -63,6 +64,9 @@ class QueriedWeights:
     def __post_init__(self) -> None:
         check_whole("queries", self.queries, 1)
         check_number("step", self.step, 0)
+        if not isinstance(cast(Any, self.attack), Attack):
+            kind = type(self.attack).__name__
+            raise UsageError(f"attack is a {kind}; allowed are attacks of one gradient, such as attack('mi')")
         if self.attack.shared:
             raise UsageError("the images share a perturbation in this attack; weights are searched image by image")
 
@@ -122,7 +126,8 @@ class QueriedWeights:
 def _success(victim: Victim, images: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     with torch.inference_mode():
         output = victim(images.clone())  # it may work in place
-        masks = predicted_classes(output) if output.ndim == 4 else output
+        logits = output.ndim == 4 and output.is_floating_point()
+        masks = predicted_classes(output) if logits else output
         if masks.shape != labels.shape:
             raise ModelError(
                 f"the victim returned {tuple(output.shape)} for images {tuple(images.shape)}; "
@@ -130,4 +135,6 @@ def _success(victim: Victim, images: Tensor, labels: Tensor, targeted: bool) -> 
             )
         fooled = ((masks == labels) == targeted) & (labels != VOID)
         share = fooled.sum((1, 2)) / (labels != VOID).sum((1, 2)).clamp_min(1)
+        # Who fails is not fooled.
+        share = share.where(finite_images(output), 0) if logits else share
     return share.to(images.dtype).clone()

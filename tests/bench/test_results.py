@@ -186,6 +186,14 @@ def test_documents_are_strict_json_and_csv(go: Callable[..., dict[str, Any]], tm
     assert {"surrogate", "target", "attack", "asr_miou", "asr_miou_interval_low"} <= set(lines[0].split(","))
 
 
+def test_a_table_made_of_an_earlier_result_goes_with_it(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    stale = tmp_path / "run" / "cells.parquet"
+    stale.write_text("")
+    go()
+    assert not stale.exists()
+
+
 def test_costs_tell_of_gradients_before_the_first_iteration(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     result = go(attacks=["noise", "mi", "fia", "ila"])
     with (tmp_path / "run" / "costs.csv").open(newline="") as file:

@@ -266,6 +266,14 @@ def test_a_folder_for_results_must_be_possible(go: Callable[..., dict[str, Any]]
         go(out=tmp_path / "link" / "run")
 
 
+@pytest.mark.parametrize("place", ["", "images", "masks"])
+def test_results_do_not_lie_among_the_data(go: Callable[..., dict[str, Any]], data: Path, place: str) -> None:
+    before = sorted(data.rglob("*"))
+    with pytest.raises(UsageError, match=r"^out is .*, where .*/0\.png of the data lies; give a folder of its own"):
+        go(out=data / place)
+    assert sorted(data.rglob("*")) == before
+
+
 def test_a_damaged_shard_is_recomputed(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     first = go()
     shards = list((tmp_path / "run" / "units").rglob("*.safetensors"))
@@ -310,6 +318,7 @@ def test_a_damaged_shard_is_recomputed(go: Callable[..., dict[str, Any]], tmp_pa
         ),
         ({"step_size": 2}, UsageError, "write 2/255"),
         ({"data": "voc:/nowhere"}, DataError, "/nowhere"),
+        ({"data": Path("photos")}, UsageError, "^data is a PosixPath; allowed are a spelling such as 'photos'"),
         ({"iteration": 3}, UsageError, "did you mean iterations"),
         ({"surrogates": []}, UsageError, "surrogates"),
     ],

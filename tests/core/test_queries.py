@@ -254,6 +254,7 @@ def test_without_labels_the_ensembles_prediction_is_attacked() -> None:
         (lambda: QueriedWeights(queries=0), "queries is 0; allowed are whole numbers from 1"),
         (lambda: QueriedWeights(step=-1), "step is -1; allowed are numbers from 0"),
         (lambda: QueriedWeights(attack=compose(Universal())), "the images share a perturbation"),
+        (lambda: QueriedWeights(attack="mi"), "attack is a str; allowed are attacks of one gradient"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> None:
@@ -262,10 +263,24 @@ def test_bad_settings_are_refused(make: Callable[[], object], message: str) -> N
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("answer", [X[:, 0, 0], X[..., 1:], X[:2]], ids=["a row", "a column less", "two images"])
+@pytest.mark.parametrize(
+    "answer",
+    [X[:, 0, 0], X[..., 1:], X[:2], X[:, :1].long()],
+    ids=["a row", "a column less", "two images", "masks with an axis more"],
+)
 def test_answers_of_another_size_are_refused(answer: Tensor) -> None:
     with pytest.raises(ModelError, match="expected masks"):
         SEARCH(ENSEMBLE, lambda x: answer, X, Y)
+
+
+def test_a_victim_that_fails_is_not_fooled() -> None:
+    def victim(x: Tensor) -> Tensor:
+        logits = Context(7)(x)
+        return torch.cat([torch.full_like(logits[:1], torch.nan), logits[1:]])
+
+    found = QueriedWeights(queries=1)(ENSEMBLE, victim, X, Y)
+    assert found.success[0] == 0
+    assert (found.success[1:] > 0).all()
 
 
 def test_a_victim_may_work_in_place() -> None:

@@ -97,4 +97,6 @@ def save(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     write_json(plan.store.root / "result.json", result)
     for name in ("cells", "costs"):
         write_text(plan.store.root / f"{name}.csv", as_csv(result[name]))
+        # Of the result before, if somebody asked for it.
+        (plan.store.root / f"{name}.parquet").unlink(missing_ok=True)
     return result

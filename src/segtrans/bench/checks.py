@@ -67,6 +67,18 @@ def check_writable(out: Path) -> None:
         raise UsageError(f"out is {out}, but {existing} may not be written to; give a folder for results")
 
 
+def check_apart(out: Path, data: Dataset) -> None:
+    """UsageError where results would lie among the data, which then would no longer be what it was."""
+    if not isinstance(cast(Any, data), Dataset):
+        kind = type(data).__name__
+        raise UsageError(f"data is a {kind}; allowed are a spelling such as 'photos' and what load_data makes")
+    kept = [(out / folder).resolve() for folder in ("", "images", "masks", "pictures")]
+    for item in data.items:
+        for path in (item.image, item.mask):
+            if path is not None and path.resolve().parent in kept:
+                raise UsageError(f"out is {out}, where {path} of the data lies; give a folder of its own")
+
+
 def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
     """Every model must speak of the data's classes, or, without masks, of the same number of classes."""
     counts = {name: len(model.classes) for name, model in models.items()}

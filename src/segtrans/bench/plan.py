@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from segtrans.attack import Evaluations
-from segtrans.bench.checks import check_attacks, check_classes, check_given, check_gradients, check_writable
+from segtrans.bench.checks import (
+    check_apart,
+    check_attacks,
+    check_classes,
+    check_given,
+    check_gradients,
+    check_writable,
+)
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
@@ -256,9 +263,12 @@ def make_plan(
         for name in config.attacks
     }
     check_attacks(found_attacks)
-    if data is not None:
+    if data is None:
+        data = load_data(config.data)
+    else:
         config = config.model_copy(update={"data": data.name})
-    data = (data or load_data(config.data)).take(config.limit, skip=config.skip, every=config.every)
+    check_apart(config.out, data)
+    data = data.take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {
         name: known_models[name].to(device) if name in known_models else _loaded(name, known_models, device)
