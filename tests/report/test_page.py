@@ -9,10 +9,10 @@ from synthetic_run import make_run, replicates
 
 from segtrans.bench.summary import summary
 from segtrans.io import write_json
-from segtrans.report import html as page
-from segtrans.report import write_page, write_report
+from segtrans.report import heat, write_page, write_report
 from segtrans.report.costs import costs
 from segtrans.report.gallery import GALLERY_BYTES
+from segtrans.report.html import heat_class
 from segtrans.report.origin import command, sentence
 from segtrans.report.ranking import headline, ranking
 from segtrans.report.words import ends, percent, seconds, signed
@@ -209,15 +209,15 @@ def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
     assert write_report(tmp_path)[0].read_bytes() == first
 
 
-@pytest.mark.parametrize("anchors", [page.LIGHT_HEAT, page.DARK_HEAT])
+@pytest.mark.parametrize("anchors", [heat.LIGHT_HEAT, heat.DARK_HEAT])
 def test_heat_cells_can_be_read(anchors: tuple[tuple[int, int, int], ...]) -> None:
-    scale = page.heat(anchors)
-    assert [h.step for h in scale] == list(range(page.HEAT_STEPS + 1))
+    scale = heat.heat(anchors)
+    assert [h.step for h in scale] == list(range(heat.HEAT_STEPS + 1))
     for h in scale:
         background, ink = (
             (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) for colour in (h.background, h.ink)
         )
-        assert page.contrast(background, ink) >= 4.5
+        assert heat.contrast(background, ink) >= 4.5
 
 
 def test_words_can_be_read_in_both_colour_schemes(tmp_path: Path) -> None:
@@ -231,13 +231,13 @@ def test_words_can_be_read_in_both_colour_schemes(tmp_path: Path) -> None:
         rgb = {k: (int(v[1:3], 16), int(v[3:5], 16), int(v[5:7], 16)) for k, v in short.items()}
         for words in ("ink paper", "quiet paper", "quiet faint", "accent paper", "ink bar", "ink warn"):
             ink, paper = words.split()
-            assert page.contrast(rgb[ink], rgb[paper]) >= 4.5
+            assert heat.contrast(rgb[ink], rgb[paper]) >= 4.5
 
 
 def test_contrast_is_that_of_the_standard() -> None:
-    assert page.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
-    assert page.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
-    assert [page.heat_class(v) for v in (-0.2, 0.0, 0.5, 1.0, 1.7, None)] == ["h0", "h0", "h10", "h20", "h20", ""]
+    assert heat.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    assert heat.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
+    assert [heat_class(v) for v in (-0.2, 0.0, 0.5, 1.0, 1.7, None)] == ["h0", "h0", "h10", "h20", "h20", ""]
 
 
 @pytest.mark.parametrize(

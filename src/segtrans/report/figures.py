@@ -10,7 +10,8 @@ from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.io import write_text
 from segtrans.report.content import Document, pairs, short_names, surrogates, targets
 from segtrans.report.curves import curves
-from segtrans.report.html import LIGHT_HEAT, environment, heat, heat_class
+from segtrans.report.heat import LIGHT_HEAT, heat, heat_step
+from segtrans.report.html import environment
 from segtrans.report.plot import cost_plot
 from segtrans.report.ranking import class_drops
 from segtrans.report.words import percent
@@ -63,10 +64,10 @@ def write_figures(run: Path, document: Document) -> Path | None:
 
 
 def _square(value: float | None, digits: int, dash: str | None = None) -> Square:
-    scale = {f"h{h.step}": h for h in heat(LIGHT_HEAT)}
-    colour = scale.get(heat_class(value))
-    background, ink = (colour.background, colour.ink) if colour else ("none", "#585f69")
-    return Square(percent(value, digits), background, ink, dash)
+    if value is None:
+        return Square(percent(value), "none", _COLOURS["quiet"], dash)
+    colour = heat(LIGHT_HEAT)[heat_step(value)]
+    return Square(percent(value, digits), colour.background, colour.ink, dash)
 
 
 def _grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[Square]]]) -> str:

@@ -14,6 +14,7 @@ from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.io import read_mask
 from segtrans.report.content import Document, class_colours, short_names, targets
+from segtrans.report.heat import css
 from segtrans.report.pictures import (
     VOID_COLOUR,
     Ids,
@@ -115,7 +116,7 @@ def _example(run: Path, document: Document, entry: dict[str, Any], most: int) ->
     notes = ["surrogate" if m == surrogate else SAME_BACKBONE if blocks.get((surrogate, m)) == SAME_BACKBONE else ""
              for m in models]  # fmt: skip
     classes = class_colours(document)
-    colours = [(name, "#{:02x}{:02x}{:02x}".format(*blended(c))) for name, c in legend([clean, *shown], truth, classes)]
+    colours = [(name, css(blended(colour))) for name, colour in legend([clean, *shown], truth, classes)]
     height, width = clean.image.shape[:2]
     example = None
     for side in sorted({min(side, width) for side in _WIDTHS}, reverse=True):
