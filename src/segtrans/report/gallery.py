@@ -90,7 +90,7 @@ def examples(run: Path, document: Document) -> list[Example]:
         DataError: an image in the run's folder is damaged.
     """
     found: list[Example] = []
-    left, entries = GALLERY_BYTES, document.get("pictures", [])
+    left, entries = GALLERY_BYTES, document["pictures"]
     for number, entry in enumerate(entries):
         share = left // (len(entries) - number)
         example = _example(run, document, entry, share)

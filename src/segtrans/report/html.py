@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from segtrans.bench.summary import WHITE_BOX
 from segtrans.io import write_text
+from segtrans.metrics import HEADLINES
 from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import (
     Document,
@@ -134,7 +135,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
         "examples": shown,
         "comparison": comparison,
-        "left_out": len(document.get("pictures", [])) - len(shown),
+        "left_out": len(document["pictures"]) - len(shown),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
         "costs": costs(document),
@@ -168,7 +169,7 @@ def matrices(document: Document) -> list[Matrix]:
     for attack in document["attacks"]:
         if not any(a == attack for a, _, _ in found):
             continue
-        for measure in ("asr_miou", "asr_pixel"):
+        for measure in HEADLINES:
             rows = [
                 MatrixRow(names[s], [_cell(found.get((attack, s, t)), measure) for t in targets(document)])
                 for s in surrogates(document)

@@ -74,7 +74,7 @@ def draw_pictures(run: Path) -> list[Picture]:
     """
     document = read_document(run)
     drawn: list[Picture] = []
-    for entry in document.get("pictures", []):
+    for entry in document["pictures"]:
         canvas = _draw(document, run, entry)
         if canvas is not None:
             path = picture_path(run, entry)
@@ -305,12 +305,12 @@ def _overlay(mask: Ids, grey: npt.NDArray[np.float32], colours: npt.NDArray[np.f
     ids = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     table = np.full((256, 3), VOID_COLOUR, dtype=np.float32)
     table[: len(colours)] = colours
-    blended = _OPACITY * table[ids] + (1 - _OPACITY) * grey
+    pixels = _OPACITY * table[ids] + (1 - _OPACITY) * grey
     edge = np.zeros(ids.shape, dtype=bool)
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     edge[1:] |= ids[1:] != ids[:-1]
-    blended[edge] = 0.25 * blended[edge] + 0.75 * 255
-    return Image.fromarray(blended.round().astype(np.uint8))
+    pixels[edge] = 0.25 * pixels[edge] + 0.75 * 255
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def blended(colour: Colour) -> Colour:
