@@ -53,6 +53,11 @@ def test_of_many_attacks_the_first_are_shown(tmp_path: Path) -> None:
     (example,) = examples(tmp_path, document)
     assert [a.attack for a in example.attacks] == [r.attack for r in ranking(document)][: gallery.MOST_ATTACKS]
     assert example.left_out == 3
+    # Nothing is read that is not shown.
+    last = ranking(document)[-1].attack
+    (left_out,) = (row for row in document["pictures"][0]["rows"] if row["attack"] == last)
+    (tmp_path / left_out["image"]).write_bytes(b"no image")
+    assert examples(tmp_path, document) == [example]
     assert "and 3 more attacks in the full picture" in write_page(tmp_path).read_text(encoding="utf-8")
 
 
