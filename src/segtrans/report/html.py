@@ -70,14 +70,13 @@ class Matrix:
     rows: list[MatrixRow]
 
 
-def write_page(run: Path, against: Path | None = None) -> Path:
-    """Write ``RUN/report.html`` from the run's ``result.json`` and its pictured images, and compare it with the run in
+def write_page(run: Path, document: Document, against: Path | None = None) -> Path:
+    """Write ``RUN/report.html`` from the run's document and its pictured images, and compare it with the run in
     ``against``.
 
     Raises:
-        DataError: a folder holds no result, or an image in it is damaged.
+        DataError: ``against`` holds no result, or an image in the run's folder is damaged.
     """
-    document = read_document(run)
     comparison = None if against is None else compare(document, read_document(against), str(against))
     path = run / "report.html"
     write_text(path, render(document, examples(run, document), comparison))

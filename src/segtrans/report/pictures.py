@@ -16,7 +16,7 @@ from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.errors import DataError, MissingError
 from segtrans.io import Pixels, read_image, read_mask, write_image
-from segtrans.report.content import CLEAN, Document, class_colours, is_control, read_document, short_names, targets
+from segtrans.report.content import CLEAN, Document, class_colours, is_control, short_names, targets
 from segtrans.report.words import percent
 
 Ids = npt.NDArray[np.uint8]
@@ -76,15 +76,14 @@ class Scene:
     truth: Ids | None
 
 
-def draw_pictures(run: Path) -> list[Picture]:
-    """Draw every pictured image of a finished run on every surrogate, with the run's first seed.
+def draw_pictures(run: Path, document: Document) -> list[Picture]:
+    """Draw every pictured image of a finished run on every surrogate, with the run's first seed, as its document says.
 
     Each picture goes to ``RUN/pictures/IMAGE--SURROGATE.png``. Images and attacks that failed are left out.
 
     Raises:
-        DataError: the folder holds no result, or an image in it is damaged.
+        DataError: an image in the folder is damaged.
     """
-    document = read_document(run)
     drawn: list[Picture] = []
     for entry in document["pictures"]:
         canvas = _draw(document, run, entry)
