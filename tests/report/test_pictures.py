@@ -93,6 +93,17 @@ def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
     assert size(drawn.path)[1] < full[1]
 
 
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    kept = draw_pictures(tmp_path, make_run(tmp_path, images={"cat": (20, 30), "dog": (20, 30)}))[-1]
+    assert (kept.image, kept.surrogate) == ("dog", "zoo:voc/two")
+    (tmp_path / "pictures" / "mine.png").touch()
+    document = make_run(tmp_path, images={"dog": (20, 30)}, surrogates=["zoo:voc/two", "zoo:voc/three"])
+    # What can no longer be drawn stays, since there is no other of it.
+    (tmp_path / document["pictures"][0]["image"]).unlink()
+    assert draw_pictures(tmp_path, document) == []
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {kept.path.name, "mine.png"}
+
+
 def test_no_pictured_images_no_pictures(tmp_path: Path) -> None:
     assert draw_pictures(tmp_path, make_run(tmp_path, images={})) == []
     assert not (tmp_path / "pictures").exists()

@@ -79,11 +79,16 @@ class Scene:
 def draw_pictures(run: Path, document: Document) -> list[Picture]:
     """Draw every pictured image of a finished run on every surrogate, with the run's first seed, as its document says.
 
-    Each picture goes to ``RUN/pictures/IMAGE--SURROGATE.png``. Images and attacks that failed are left out.
+    Each picture goes to ``RUN/pictures/IMAGE--SURROGATE.png``. Images and attacks that failed are left out. Pictures of
+    images and surrogates that are not in the document, which an earlier run of the folder left, are removed.
 
     Raises:
         DataError: an image in the folder is damaged.
     """
+    ours = {picture_path(run, entry) for entry in document["pictures"]}
+    # Files that begin with a dot are being written.
+    for stale in {*(run / "pictures").glob("[!.]*--*.png")} - ours:
+        stale.unlink(missing_ok=True)
     drawn: list[Picture] = []
     for entry in document["pictures"]:
         canvas = _draw(document, run, entry)
