@@ -218,4 +218,4 @@ def test_each_member_of_an_ensemble_costs_its_own_gradients(go: Callable[..., di
         (tuned, "a:0"): (3, 9), (tuned, "both"): (6, 18),
     }  # fmt: skip
     assert {r.attack: r.gradients for r in ranking(result)} == {"noise": "0", "mi": "1–2", tuned: "3–6"}
-    assert "each member of an ensemble counts" in write_page(tmp_path / "run").read_text(encoding="utf-8")
+    assert "each member of an ensemble counts" in write_page(tmp_path / "run", result).read_text(encoding="utf-8")

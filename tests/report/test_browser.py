@@ -240,8 +240,8 @@ def test_a_large_run_opens_at_once(browser: Browser, tmp_path: Path) -> None:
     models = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(25)]
     attacks = ["clean", "noise", "fgsm", "bim", "pgd", "mi", "ni", "di", "segpgd", "segtrans"]
     images = {"cat": (240, 320), "dog": (320, 240)}
-    make_run(tmp_path, surrogates=models[:4], targets=models, attacks=attacks, seeds=[0], images=images, labelled=True)
-    written = write_page(tmp_path)
+    run = {"surrogates": models[:4], "targets": models, "attacks": attacks, "seeds": [0], "images": images}
+    written = write_page(tmp_path, make_run(tmp_path, **run, labelled=True))
     assert written.stat().st_size < 5_000_000
     browser.open(written, width=1300)
     assert browser.run("document.querySelectorAll('#transfer .matrix').length") == 20

@@ -30,12 +30,12 @@ def test_shared_pairs_are_compared(tmp_path: Path) -> None:
     assert only.ours == pytest.approx(mean)
     assert only.rows == [("one", [pytest.approx(0.65), None, None]), ("two", [pytest.approx(mean - 0.25), None, None])]
     assert found.conditions == []
-    text = write_page(tmp_path / "a", tmp_path / "b").read_text(encoding="utf-8")
+    text = write_page(tmp_path / "a", ours, tmp_path / "b").read_text(encoding="utf-8")
     assert f'<td class="number">{signed(mean - 0.25)}</td>' in text
     assert "<td>+65.0</td>" in text
-    assert 'id="against"' not in write_page(tmp_path / "a").read_text(encoding="utf-8")
+    assert 'id="against"' not in write_page(tmp_path / "a", ours).read_text(encoding="utf-8")
     with pytest.raises(DataError, match="no such file"):
-        write_page(tmp_path / "a", tmp_path / "c")
+        write_page(tmp_path / "a", ours, tmp_path / "c")
 
 
 def test_white_boxes_are_compared_where_there_is_nothing_else(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_white_boxes_are_compared_where_there_is_nothing_else(tmp_path: Path) ->
     assert (only.pairs, only.ours, only.theirs) == (1, pytest.approx(0.9), pytest.approx(0.9))
     none = make_run(tmp_path, surrogates=["zoo:b"], targets=["zoo:b"], attacks=["mi"], images={})
     assert compare(ours, none, "other").differences == []
-    assert "No attack was scored" in write_page(tmp_path, _other(tmp_path)).read_text(encoding="utf-8")
+    assert "No attack was scored" in write_page(tmp_path, none, _other(tmp_path)).read_text(encoding="utf-8")
 
 
 def _other(root: Path) -> Path:

@@ -37,6 +37,19 @@ def test_figures_stand_alone(tmp_path: Path) -> None:
     assert [*CLASSES] == [text.text for text in ElementTree.fromstring(found["classes.svg"]).iter(f"{SVG}text")][1:7]
 
 
+def test_figures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    document = make_run(tmp_path, attacks=["di", "mi", "mi(eps=4/255)"], images={}, labelled=True)
+    for name, eps in (("mi", "8/255"), ("mi(eps=4/255)", "4/255")):
+        document["attacks"][name] |= {"value": f"threat=LInf({eps})", "eps": eps}
+    folder = write_figures(tmp_path, document)
+    assert folder is not None
+    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"cost.svg", "classes.svg", "eps", "transfer"}
+    for name in ("mine.svg", "transfer-notes.txt"):
+        (folder / name).touch()
+    write_figures(tmp_path, make_run(tmp_path, attacks=["di"], images={}))
+    assert {path.name for path in folder.iterdir()} == {"cost.svg", "transfer-di.svg", "mine.svg", "transfer-notes.txt"}
+
+
 def test_nothing_to_show_leaves_no_folder(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={})
     assert write_figures(tmp_path, {**document, "cells": [], "costs": [], "summary": []}) is None

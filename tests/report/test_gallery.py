@@ -53,7 +53,12 @@ def test_of_many_attacks_the_first_are_shown(tmp_path: Path) -> None:
     (example,) = examples(tmp_path, document)
     assert [a.attack for a in example.attacks] == [r.attack for r in ranking(document)][: gallery.MOST_ATTACKS]
     assert example.left_out == 3
-    assert "and 3 more attacks in the full picture" in write_page(tmp_path).read_text(encoding="utf-8")
+    # Nothing is read that is not shown.
+    last = ranking(document)[-1].attack
+    (left_out,) = (row for row in document["pictures"][0]["rows"] if row["attack"] == last)
+    (tmp_path / left_out["image"]).write_bytes(b"no image")
+    assert examples(tmp_path, document) == [example]
+    assert "and 3 more attacks in the full picture" in write_page(tmp_path, document).read_text(encoding="utf-8")
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +73,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fewer = examples(tmp_path, document)
     assert 1 <= len(fewer) < 6
     assert sum(e.bytes for e in fewer) <= gallery.GALLERY_BYTES
-    assert f"{6 - len(fewer)} more pictures in <code>pictures/" in write_page(tmp_path).read_text(encoding="utf-8")
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
+    assert f"{6 - len(fewer)} more pictures in <code>pictures/" in text
 
 
 def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from synthetic_run import make_run, replicates
 
 from segtrans.bench.summary import summary
 from segtrans.io import write_json
-from segtrans.report import html as page
-from segtrans.report import write_page, write_report
+from segtrans.report import heat, write_page, write_report
 from segtrans.report.costs import costs
 from segtrans.report.gallery import GALLERY_BYTES
+from segtrans.report.html import heat_class
 from segtrans.report.origin import command, sentence
 from segtrans.report.ranking import headline, ranking
 from segtrans.report.words import ends, percent, seconds, signed
@@ -99,8 +99,8 @@ def test_names_are_inert(tmp_path: Path) -> None:
 
 
 def test_white_box_and_blocks_are_told_apart(tmp_path: Path) -> None:
-    make_run(tmp_path, images={})
-    text = write_page(tmp_path).read_text(encoding="utf-8")
+    document = make_run(tmp_path, images={})
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
     # 3 attacks, 2 measures; on each of 2 surrogates 1 cell is white box and 1 has the same backbone.
     assert len(re.findall(r'<td class="h\d+ white-box"', text)) == 12
     assert len(re.findall(r'<td class="h\d+ same-backbone"', text)) == 12
@@ -143,8 +143,7 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
 def test_few_images_are_no_ground_for_intervals(tmp_path: Path, images: int, words: str) -> None:
     document = make_run(tmp_path, images={}, attacks=["mi"])
     document["data"]["images"] = images
-    write_json(tmp_path / "result.json", document)
-    found = read(write_page(tmp_path)).words
+    found = read(write_page(tmp_path, document)).words
     assert ("Only" in found) == bool(words)
     assert words in found
 
@@ -153,12 +152,12 @@ def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) ->
     document = make_run(tmp_path, images={}, attacks=["mi", "naa"])
     assert {r.attack: r.gradients for r in ranking(document)} == {"mi": "1", "naa": "1 +30"}
     assert [(c.attack, c.gradient_evaluations) for c in costs(document)][:2] == [("mi", 10), ("naa", 40)]
-    text = write_page(tmp_path).read_text(encoding="utf-8")
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
     assert '<td class="number">1 +30</td>' in text
     assert '<td class="number">40</td><td class="number">1</td><td class="number">30</td>' in text
     assert "A number after a plus" in text
-    make_run(tmp_path, images={}, attacks=["mi"])
-    assert "A number after a plus" not in write_page(tmp_path).read_text(encoding="utf-8")
+    document = make_run(tmp_path, images={}, attacks=["mi"])
+    assert "A number after a plus" not in write_page(tmp_path, document).read_text(encoding="utf-8")
 
 
 def test_one_surrogate_that_is_its_own_target(tmp_path: Path) -> None:
@@ -178,8 +177,7 @@ def test_undefined_measures_are_dashes(tmp_path: Path) -> None:
     for entry in document["summary"]:
         entry |= {"asr_miou": None, "asr_pixel": None}
         entry |= {"asr_miou_interval": [None, None], "asr_pixel_interval": [None, None]}
-    write_json(tmp_path / "result.json", document)
-    found = read(write_page(tmp_path))
+    found = read(write_page(tmp_path, document))
     assert "–" in found.words
     assert not re.search(r"\b(nan|None|null%)\b", found.words, re.IGNORECASE)
     assert headline(document) == ""
@@ -189,18 +187,18 @@ def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={})
     document |= {"interrupted": True, "cells": document["cells"][:3], "costs": document["costs"][:1]}
     document["summary"] = summary(document["cells"], replicates(document["cells"]))
-    write_json(tmp_path / "result.json", document)
-    assert "1 of 12 units finished" in read(write_page(tmp_path)).words
-    write_json(tmp_path / "result.json", {**document, "cells": [], "costs": [], "summary": []})
-    assert "There is no result yet." in read(write_page(tmp_path)).words
+    assert "1 of 12 units finished" in read(write_page(tmp_path, document)).words
+    document |= {"cells": [], "costs": [], "summary": []}
+    assert "There is no result yet." in read(write_page(tmp_path, document)).words
 
 
 def test_large_runs_stay_below_five_megabytes(tmp_path: Path) -> None:
     models = [f"zoo:voc/deeplabv3plus-efficientnetlite{i}" for i in range(25)]
     attacks = ["clean", "noise", "fgsm", "bim", "pgd", "mi", "ni", "di", "segpgd", "segtrans"]
-    make_run(tmp_path, surrogates=models[:4], targets=models, attacks=attacks, seeds=[0], images={}, labelled=True)
+    run = {"surrogates": models[:4], "targets": models, "attacks": attacks, "seeds": [0], "images": {}}
+    document = make_run(tmp_path, **run, labelled=True)
     # Pictures keep to their own budget, and base64 adds a third.
-    assert write_page(tmp_path).stat().st_size + GALLERY_BYTES * 4 / 3 < 5_000_000
+    assert write_page(tmp_path, document).stat().st_size + GALLERY_BYTES * 4 / 3 < 5_000_000
 
 
 def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
@@ -209,20 +207,20 @@ def test_the_same_folder_gives_the_same_page(tmp_path: Path) -> None:
     assert write_report(tmp_path)[0].read_bytes() == first
 
 
-@pytest.mark.parametrize("anchors", [page.LIGHT_HEAT, page.DARK_HEAT])
+@pytest.mark.parametrize("anchors", [heat.LIGHT_HEAT, heat.DARK_HEAT])
 def test_heat_cells_can_be_read(anchors: tuple[tuple[int, int, int], ...]) -> None:
-    scale = page.heat(anchors)
-    assert [h.step for h in scale] == list(range(page.HEAT_STEPS + 1))
+    scale = heat.heat(anchors)
+    assert [h.step for h in scale] == list(range(heat.HEAT_STEPS + 1))
     for h in scale:
         background, ink = (
             (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) for colour in (h.background, h.ink)
         )
-        assert page.contrast(background, ink) >= 4.5
+        assert heat.contrast(background, ink) >= 4.5
 
 
 def test_words_can_be_read_in_both_colour_schemes(tmp_path: Path) -> None:
-    make_run(tmp_path, images={})
-    text = write_page(tmp_path).read_text(encoding="utf-8")
+    document = make_run(tmp_path, images={})
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
     light, dark = (
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]+)", block)) for block in re.findall(r":root {(.*?)}", text, re.S)[:2]
     )
@@ -231,13 +229,13 @@ def test_words_can_be_read_in_both_colour_schemes(tmp_path: Path) -> None:
         rgb = {k: (int(v[1:3], 16), int(v[3:5], 16), int(v[5:7], 16)) for k, v in short.items()}
         for words in ("ink paper", "quiet paper", "quiet faint", "accent paper", "ink bar", "ink warn"):
             ink, paper = words.split()
-            assert page.contrast(rgb[ink], rgb[paper]) >= 4.5
+            assert heat.contrast(rgb[ink], rgb[paper]) >= 4.5
 
 
 def test_contrast_is_that_of_the_standard() -> None:
-    assert page.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
-    assert page.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
-    assert [page.heat_class(v) for v in (-0.2, 0.0, 0.5, 1.0, 1.7, None)] == ["h0", "h0", "h10", "h20", "h20", ""]
+    assert heat.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
+    assert heat.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
+    assert [heat_class(v) for v in (-0.2, 0.0, 0.5, 1.0, 1.7, None)] == ["h0", "h0", "h10", "h20", "h20", ""]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +270,7 @@ def test_command_quotes_and_names_what_differs_from_the_defaults(tmp_path: Path)
 
 def test_a_baseline_gets_a_table_of_leads(tmp_path: Path) -> None:
     document = make_run(tmp_path, attacks=["noise", "mi", "segtrans"], baseline="mi", images={})
-    words = read(write_page(tmp_path)).words
+    words = read(write_page(tmp_path, document)).words
     assert "Lead over mi" in words
     ours = next(row for row in document["comparison"] if row["attack"] == "segtrans")
     assert signed(ours["asr_miou"]) in words
@@ -280,22 +278,22 @@ def test_a_baseline_gets_a_table_of_leads(tmp_path: Path) -> None:
     for block in ("other backbone", "same backbone"):
         low, high = ours["blocks"][block]["asr_miou_interval"]
         assert f"{signed(ours['blocks'][block]['asr_miou'])}{ends((low, high))}" in words
-    make_run(tmp_path, images={})
-    assert "Lead over" not in read(write_page(tmp_path)).words
+    document = make_run(tmp_path, images={})
+    assert "Lead over" not in read(write_page(tmp_path, document)).words
 
 
 def test_classes_show_what_they_lose(tmp_path: Path) -> None:
     attacks = ["noise", *(f"mi(decay=0.{i})" for i in range(9))]
-    make_run(tmp_path, attacks=attacks, labelled=True, images={}, seeds=[0])
-    text = write_page(tmp_path).read_text(encoding="utf-8")
+    document = make_run(tmp_path, attacks=attacks, labelled=True, images={}, seeds=[0])
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
     found = read(tmp_path / "report.html")
     assert "classes" in found.ids
     assert text.count('<td class="h12" title="aeroplane: IoU 60.0 → 0.0">60</td>') == 10
     assert text.count('<td class="" title="bicycle: IoU – → –">–</td>') == 10
     assert text.count('<td class="h0" title="boat: IoU 40.0 → 41.0">−1</td>') == 10
     assert "2 more attacks" in found.words
-    make_run(tmp_path, images={})
-    assert "classes" not in read(write_page(tmp_path)).ids
+    document = make_run(tmp_path, images={})
+    assert "classes" not in read(write_page(tmp_path, document)).ids
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0855, "+8.6"), (-0.02, "−2.0"), (0.0001, "0.0"), (None, "–")])

@@ -11,7 +11,7 @@ from synthetic_run import CLASSES, make_run
 from segtrans.data.base import colours
 from segtrans.errors import DataError
 from segtrans.io import write_json
-from segtrans.report import draw_pictures
+from segtrans.report import draw_pictures, read_document
 from segtrans.report.content import class_colours, short_names
 from segtrans.report.pictures import _Type
 
@@ -24,8 +24,8 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_one_picture_per_image_and_surrogate(tmp_path: Path) -> None:
-    make_run(tmp_path, images={"cat": (40, 60), "a/dog": (60, 40)})
-    drawn = draw_pictures(tmp_path)
+    document = make_run(tmp_path, images={"cat": (40, 60), "a/dog": (60, 40)})
+    drawn = draw_pictures(tmp_path, document)
     assert [(p.image, p.surrogate) for p in drawn] == [
         (image, surrogate) for image in ("cat", "a/dog") for surrogate in ("zoo:voc/one", "zoo:voc/two")
     ]
@@ -36,9 +36,9 @@ def test_one_picture_per_image_and_surrogate(tmp_path: Path) -> None:
 
 
 def test_the_same_folder_gives_the_same_pixels(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    first = [p.path.read_bytes() for p in draw_pictures(tmp_path)]
-    assert [p.path.read_bytes() for p in draw_pictures(tmp_path)] == first
+    document = make_run(tmp_path)
+    first = [p.path.read_bytes() for p in draw_pictures(tmp_path, document)]
+    assert [p.path.read_bytes() for p in draw_pictures(tmp_path, document)] == first
 
 
 @pytest.mark.parametrize("shape", [(16, 160), (120, 40), (50, 50)])
@@ -46,8 +46,8 @@ def test_the_same_folder_gives_the_same_pixels(tmp_path: Path) -> None:
 def test_nothing_touches_the_margin(tmp_path: Path, shape: tuple[int, int], models: int) -> None:
     targets = [f"zoo:voc/a-very-long-model-name-without-end-{i}" for i in range(models)]
     attack = "segpgd + remap(grid=2, window=(0.6, 1)) + mi(decay=0.9) + something else"
-    make_run(tmp_path, surrogates=targets[:1], targets=targets, attacks=["noise", attack], images={"x": shape})
-    (drawn,) = draw_pictures(tmp_path)
+    run = {"surrogates": targets[:1], "targets": targets, "attacks": ["noise", attack], "images": {"x": shape}}
+    (drawn,) = draw_pictures(tmp_path, make_run(tmp_path, **run))
     with Image.open(drawn.path) as image:
         page = np.asarray(image)
     inside = np.zeros(page.shape[:2], dtype=bool)
@@ -61,7 +61,7 @@ def test_perturbation_and_masks_are_what_lies_in_the_folder(tmp_path: Path) -> N
     (picture,) = document["pictures"]
     clean = np.asarray(Image.open(tmp_path / picture["image"])).astype(int)
     moved = np.asarray(Image.open(tmp_path / picture["rows"][0]["image"])).astype(int)
-    page = np.asarray(Image.open(draw_pictures(tmp_path)[0].path)).astype(int)
+    page = np.asarray(Image.open(draw_pictures(tmp_path, document)[0].path)).astype(int)
     # A square image of 300 pixels is shown as it is, so its tiles are found pixel by pixel.
     expected = np.clip(128 + 10 * (moved - clean), 0, 255)
     places = {
@@ -74,53 +74,61 @@ def test_perturbation_and_masks_are_what_lies_in_the_folder(tmp_path: Path) -> N
 
 
 def test_ground_truth_is_shown_where_there_is_one(tmp_path: Path) -> None:
-    make_run(tmp_path / "with", labelled=True)
-    make_run(tmp_path / "without")
-    with_labels, without = (size(draw_pictures(tmp_path / n)[0].path) for n in ("with", "without"))
+    with_labels, without = (
+        size(draw_pictures(tmp_path, make_run(tmp_path, labelled=labelled))[0].path) for labelled in (True, False)
+    )
     assert with_labels[0] == without[0]
     assert with_labels[1] > without[1]  # a line of text below the clean masks
 
 
 def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={"cat": (40, 60), "dog": (40, 60)}, attacks=["mi", "di"])
-    full = size(draw_pictures(tmp_path)[0].path)
+    full = size(draw_pictures(tmp_path, document)[0].path)
     pictures = {(picture["name"], picture["surrogate"]): picture for picture in document["pictures"]}
     (tmp_path / pictures["cat", "zoo:voc/one"]["rows"][1]["masks"]["zoo:voc/three"]).unlink()
     (tmp_path / pictures["dog", "zoo:voc/one"]["image"]).unlink()
     document["pictures"] = [picture for picture in document["pictures"] if picture["surrogate"] == "zoo:voc/one"]
-    write_json(tmp_path / "result.json", document)
-    (drawn,) = draw_pictures(tmp_path)
+    (drawn,) = draw_pictures(tmp_path, document)
     assert (drawn.image, drawn.surrogate) == ("cat", "zoo:voc/one")
     assert size(drawn.path)[1] < full[1]
 
 
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    kept = draw_pictures(tmp_path, make_run(tmp_path, images={"cat": (20, 30), "dog": (20, 30)}))[-1]
+    assert (kept.image, kept.surrogate) == ("dog", "zoo:voc/two")
+    (tmp_path / "pictures" / "mine.png").touch()
+    document = make_run(tmp_path, images={"dog": (20, 30)}, surrogates=["zoo:voc/two", "zoo:voc/three"])
+    # What can no longer be drawn stays, since there is no other of it.
+    (tmp_path / document["pictures"][0]["image"]).unlink()
+    assert draw_pictures(tmp_path, document) == []
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {kept.path.name, "mine.png"}
+
+
 def test_no_pictured_images_no_pictures(tmp_path: Path) -> None:
-    make_run(tmp_path, images={})
-    assert draw_pictures(tmp_path) == []
+    assert draw_pictures(tmp_path, make_run(tmp_path, images={})) == []
     assert not (tmp_path / "pictures").exists()
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"result\.json: no such file"):
-        draw_pictures(tmp_path)
+        read_document(tmp_path)
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(DataError, match="not a readable result"):
-        draw_pictures(tmp_path)
+        read_document(tmp_path)
     (tmp_path / "result.json").write_text("[]")
     with pytest.raises(DataError, match="not the result of a run"):
-        draw_pictures(tmp_path)
+        read_document(tmp_path)
     document = make_run(tmp_path)
     for older in ({**document, "format": 0}, {k: v for k, v in document.items() if k != "format"}):
         write_json(tmp_path / "result.json", older)
         with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 1"):
-            draw_pictures(tmp_path)
+            read_document(tmp_path)
     write_json(tmp_path / "result.json", {**document, "format": "new"})
     with pytest.raises(DataError, match=r"result\.json: has format 'new'; allowed are whole numbers"):
-        draw_pictures(tmp_path)
-    write_json(tmp_path / "result.json", document)
+        read_document(tmp_path)
     (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):
-        draw_pictures(tmp_path)
+        draw_pictures(tmp_path, document)
 
 
 @pytest.mark.parametrize(

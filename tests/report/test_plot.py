@@ -60,7 +60,7 @@ def test_a_mean_costs_what_its_pairs_cost(tmp_path: Path) -> None:
 
 
 def test_an_attack_is_not_free_for_having_failed_with_one_seed(tmp_path: Path) -> None:
-    document = made(tmp_path, {"mi": 0.3}, {"mi": 10})
+    document = made(tmp_path, {"segtrans": 0.3}, {"segtrans": 10})
     for cost in document["costs"]:
         if cost["seed"] == 0:
             cost |= {"images": 0, "gradient_evaluations": 0}

@@ -7,7 +7,7 @@ from segtrans.report.figures import write_figures
 from segtrans.report.html import write_page
 from segtrans.report.pictures import draw_pictures
 
-__all__ = ["draw_pictures", "write_figures", "write_page", "write_report"]
+__all__ = ["draw_pictures", "read_document", "write_figures", "write_page", "write_report"]
 
 
 def write_report(run: Path | str, against: Path | str | None = None) -> list[Path]:
@@ -18,7 +18,8 @@ def write_report(run: Path | str, against: Path | str | None = None) -> list[Pat
         DataError: a folder holds no result, or an image in it is damaged.
     """
     run = Path(run)
-    pictures = draw_pictures(run)
-    page = write_page(run, None if against is None else Path(against))
-    figures = write_figures(run, read_document(run))
+    document = read_document(run)
+    pictures = draw_pictures(run, document)
+    page = write_page(run, document, None if against is None else Path(against))
+    figures = write_figures(run, document)
     return [page, *([run / "pictures"] if pictures else []), *([figures] if figures else [])]

@@ -29,8 +29,8 @@ def costs(document: Document) -> list[Cost]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for unit in document["costs"]:
         found = groups.setdefault((unit["attack"], unit["surrogate"]), [])
-        # What draws nothing is made once for all seeds; runs of earlier versions made it for each.
-        if not found or document["attacks"][unit["attack"]].get("draws", True):
+        # What draws nothing is made once for all seeds.
+        if not found or document["attacks"][unit["attack"]]["draws"]:
             found.append(unit)
     return [
         Cost(

@@ -9,14 +9,16 @@ from segtrans.bench.store import slug
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
 from segtrans.io import write_text
 from segtrans.report.content import Document, pairs, short_names, surrogates, targets
-from segtrans.report.curves import curves
-from segtrans.report.html import LIGHT_HEAT, environment, heat, heat_class
+from segtrans.report.curves import KINDS, curves
+from segtrans.report.heat import LIGHT_HEAT, heat, heat_step
+from segtrans.report.html import environment
 from segtrans.report.plot import cost_plot
 from segtrans.report.ranking import class_drops
 from segtrans.report.words import percent
 
 _COLOURS = {"ink": "#1c2025", "quiet": "#585f69", "rule": "#dcdfe3", "accent": "#a3392b", "paper": "#fff",
             "sans": "Helvetica, Arial, sans-serif"}  # fmt: skip
+_NAMES = ("cost", "classes", "transfer-*", *(f"{kind}-*" for kind in KINDS))
 _DASHES = {WHITE_BOX: "none", SAME_BACKBONE: "3 2"}
 
 
@@ -32,7 +34,8 @@ class Square:
 
 def write_figures(run: Path, document: Document) -> Path | None:
     """Write cost against success, curves over budget and iterations, ``asr_miou`` of every attack on all pairs, and
-    drops per class to ``RUN/figures``; returns the folder, or None where there is nothing to show.
+    drops per class to ``RUN/figures``; returns the folder, or None where there is nothing to show. Further figures of
+    such names, which an earlier run of the folder left, are removed.
     """
     files: dict[str, str] = {}
     plot = cost_plot(document, 760, 440, "wide")
@@ -57,16 +60,20 @@ def write_figures(run: Path, document: Document) -> Path | None:
     if drops:
         lost = [(each.attack, [_square(drop, 0) for drop in each.drops]) for each in drops]
         files["classes"] = _grid("IoU lost per class, in points", document["data"]["classes"], lost)
-    for name, text in files.items():
-        write_text(run / "figures" / f"{name}.svg", _alone(text))
-    return run / "figures" if files else None
+    folder = run / "figures"
+    ours = {folder / f"{name}.svg": _alone(text) for name, text in files.items()}
+    for stale in {path for name in _NAMES for path in folder.glob(f"{name}.svg")} - {*ours}:
+        stale.unlink(missing_ok=True)
+    for path, text in ours.items():
+        write_text(path, text)
+    return folder if files else None
 
 
 def _square(value: float | None, digits: int, dash: str | None = None) -> Square:
-    scale = {f"h{h.step}": h for h in heat(LIGHT_HEAT)}
-    colour = scale.get(heat_class(value))
-    background, ink = (colour.background, colour.ink) if colour else ("none", "#585f69")
-    return Square(percent(value, digits), background, ink, dash)
+    if value is None:
+        return Square(percent(value), "none", _COLOURS["quiet"], dash)
+    colour = heat(LIGHT_HEAT)[heat_step(value)]
+    return Square(percent(value, digits), colour.background, colour.ink, dash)
 
 
 def _grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[Square]]]) -> str:

@@ -3,28 +3,29 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
-from segtrans.io import read_mask
-from segtrans.report.content import Document, class_colours, short_names, targets
+from segtrans.report.content import Document, class_colours
+from segtrans.report.heat import css
 from segtrans.report.pictures import (
     VOID_COLOUR,
+    Column,
     Ids,
     Row,
     blended,
     caption,
+    find_scene,
     legend,
     perturbation,
     photo,
     picture_path,
-    read_rows,
+    read_row,
     strongest,
 )
 from segtrans.report.ranking import ranking
@@ -36,14 +37,6 @@ MOST_ATTACKS = 10
 """Of each image; those that rank first, controls after them."""
 
 _WIDTHS = (420, 320, 240, 160)
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A model's column: what stands below its masks, clean and after each attack."""
-
-    name: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Example:
     height: int
     clean: str
     masks: str
-    models: list[Mask]
+    models: list[Column]
     attacks: list[Attacked]
     left_out: int
     legend: list[tuple[str, str]]
@@ -89,7 +82,7 @@ def examples(run: Path, document: Document) -> list[Example]:
         DataError: an image in the run's folder is damaged.
     """
     found: list[Example] = []
-    left, entries = GALLERY_BYTES, document.get("pictures", [])
+    left, entries = GALLERY_BYTES, document["pictures"]
     for number, entry in enumerate(entries):
         share = left // (len(entries) - number)
         example = _example(run, document, entry, share)
@@ -103,46 +96,47 @@ def examples(run: Path, document: Document) -> list[Example]:
 
 def _example(run: Path, document: Document, entry: dict[str, Any], most: int) -> Example | None:
     """The example in the largest width that takes at most ``most`` bytes, or in the smallest."""
-    surrogate, names = entry["surrogate"], short_names(document)
-    models = list(dict.fromkeys((surrogate, *targets(document))))
-    rows = read_rows(document, run, entry, models)
-    if len(rows) < 2:
+    scene = find_scene(document, run, entry)
+    if scene is None:
         return None
-    place = {ranked.attack: i for i, ranked in enumerate(ranking(document))}
-    clean, shown = rows[0], sorted(rows[1:], key=lambda row: place[row.label])[:MOST_ATTACKS]
-    truth = None if entry["labels"] is None else read_mask(run / entry["labels"])
-    blocks = {(c["surrogate"], c["target"]): c["block"] for c in document["cells"]}
-    notes = ["surrogate" if m == surrogate else SAME_BACKBONE if blocks.get((surrogate, m)) == SAME_BACKBONE else ""
-             for m in models]  # fmt: skip
+    place, truth = {ranked.attack: i for i, ranked in enumerate(ranking(document))}, scene.truth
+    first, *attacked = scene.finished
+    attacked.sort(key=lambda made: place[made["attack"]])
+    clean, *shown = (read_row(document, run, made, scene.models) for made in (first, *attacked[:MOST_ATTACKS]))
+    columns = [replace(scene.columns[0], note="surrogate"), *scene.columns[1:]]
+    changes = [strongest(row.image, clean.image) for row in shown]
+    notes = [[caption(after, before, truth) for after, before in zip(row.masks, clean.masks, strict=True)]
+             for row in shown]  # fmt: skip
+    if truth is not None:
+        columns.append(Column("ground truth", ""))
+        notes = [[*below, ""] for below in notes]
     classes = class_colours(document)
-    colours = [(name, "#{:02x}{:02x}{:02x}".format(*blended(c))) for name, c in legend([clean, *shown], truth, classes)]
+    colours = [(name, css(blended(colour))) for name, colour in legend([clean, *shown], truth, classes)]
     height, width = clean.image.shape[:2]
     example = None
     for side in sorted({min(side, width) for side in _WIDTHS}, reverse=True):
         size = side, max(1, round(side * height / width))
         example = Example(
             image=entry["name"],
-            surrogate=names[surrogate],
+            surrogate=columns[0].name,
             file=picture_path(run, entry).relative_to(run).as_posix(),
             width=width,
             height=height,
             clean=_jpeg(photo(clean.image, size), 82),
             masks=_sprite(clean, truth, size, [colour for _, colour in classes]),
-            models=[Mask(names[m], note) for m, note in zip(models, notes, strict=True)]
-            + ([] if truth is None else [Mask("ground truth", "")]),
+            models=columns,
             attacks=[
                 Attacked(
                     attack=row.label,
-                    strongest=strongest(row.image, clean.image),
+                    strongest=change,
                     image=_jpeg(photo(row.image, size), 82),
                     perturbation=_jpeg(perturbation(row.image, clean.image, size), 70),
                     masks=_sprite(row, truth, size, [colour for _, colour in classes]),
-                    notes=[caption(after, before, truth) for after, before in zip(row.masks, clean.masks, strict=True)]
-                    + ([] if truth is None else [""]),
+                    notes=below,
                 )
-                for row in shown
+                for row, change, below in zip(shown, changes, notes, strict=True)
             ],
-            left_out=len(rows) - 1 - len(shown),
+            left_out=len(attacked) - len(shown),
             legend=colours,
         )
         if example.bytes <= most:

@@ -14,8 +14,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from segtrans.bench.summary import WHITE_BOX
-from segtrans.data.base import Colour
 from segtrans.io import write_text
+from segtrans.metrics import HEADLINES
 from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import (
     Document,
@@ -31,6 +31,7 @@ from segtrans.report.content import (
 from segtrans.report.costs import costs, failures
 from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
+from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
 from segtrans.report.origin import command, provenance, sentence
 from segtrans.report.plot import Plot, cost_plot
 from segtrans.report.ranking import class_drops, headline, incomplete, lead_blocks, leads, ranked_blocks, ranking
@@ -39,10 +40,8 @@ from segtrans.report.words import counted, ends, percent, seconds, signed
 MOST_DROPS = 8
 """Attacks whose drops per class are seen at once; the others' unfold."""
 
-HEAT_STEPS = 20
-# From nothing to everything, for a white and for a dark page.
-LIGHT_HEAT: tuple[Colour, ...] = ((244, 242, 236), (246, 219, 176), (236, 158, 96), (200, 80, 58), (122, 28, 44))
-DARK_HEAT: tuple[Colour, ...] = ((36, 39, 44), (84, 44, 52), (160, 62, 52), (228, 128, 70), (252, 218, 150))
+FEW_IMAGES = 20
+"""Bootstrap intervals over fewer are noticeably too narrow, which docs/limits.md measures."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,6 @@ class MatrixRow:
     cells: list[Cell]
 
 
-FEW_IMAGES = 20
-"""Bootstrap intervals over fewer are noticeably too narrow, which docs/limits.md measures."""
-
-
 @dataclass(frozen=True)
 class Matrix:
     """One attack and one measure: rows are surrogates, columns targets."""
@@ -75,23 +70,13 @@ class Matrix:
     rows: list[MatrixRow]
 
 
-@dataclass(frozen=True)
-class Heat:
-    """A colour of the scale and the letters that can be read on it, as CSS."""
-
-    step: int
-    background: str
-    ink: str
-
-
-def write_page(run: Path, against: Path | None = None) -> Path:
-    """Write ``RUN/report.html`` from the run's ``result.json`` and its pictured images, and compare it with the run in
+def write_page(run: Path, document: Document, against: Path | None = None) -> Path:
+    """Write ``RUN/report.html`` from the run's document and its pictured images, and compare it with the run in
     ``against``.
 
     Raises:
-        DataError: a folder holds no result, or an image in it is damaged.
+        DataError: ``against`` holds no result, or an image in the run's folder is damaged.
     """
-    document = read_document(run)
     comparison = None if against is None else compare(document, read_document(against), str(against))
     path = run / "report.html"
     write_text(path, render(document, examples(run, document), comparison))
@@ -149,7 +134,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
         "examples": shown,
         "comparison": comparison,
-        "left_out": len(document.get("pictures", [])) - len(shown),
+        "left_out": len(document["pictures"]) - len(shown),
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
         "costs": costs(document),
@@ -183,7 +168,7 @@ def matrices(document: Document) -> list[Matrix]:
     for attack in document["attacks"]:
         if not any(a == attack for a, _, _ in found):
             continue
-        for measure in ("asr_miou", "asr_pixel"):
+        for measure in HEADLINES:
             rows = [
                 MatrixRow(names[s], [_cell(found.get((attack, s, t)), measure) for t in targets(document)])
                 for s in surrogates(document)
@@ -196,9 +181,7 @@ def matrices(document: Document) -> list[Matrix]:
 def _cell(pair: Pair | None, measure: str) -> Cell:
     if pair is None:
         return Cell("–", "", "not done", "")
-    value, interval = (
-        (pair.asr_miou, pair.asr_miou_interval) if measure == "asr_miou" else (pair.asr_pixel, pair.asr_pixel_interval)
-    )
+    value, interval = getattr(pair, measure), getattr(pair, f"{measure}_interval")
     title = (
         f"{pair.block}: asr_miou {percent(pair.asr_miou)}, asr_pixel {percent(pair.asr_pixel)}, "
         f"mIoU {percent(pair.miou_clean)} → {percent(pair.miou)}; "
@@ -208,39 +191,5 @@ def _cell(pair: Pair | None, measure: str) -> Cell:
 
 
 def heat_class(value: float | None) -> str:
-    """The step of the colour scale for a fraction; values outside 0 … 1 take the ends."""
-    return "" if value is None else f"h{round(HEAT_STEPS * min(max(value, 0), 1))}"
-
-
-def heat(anchors: Sequence[Colour]) -> list[Heat]:
-    """The colour scale between ``anchors``, each step with black or white letters, whichever stand out more."""
-    scale: list[Heat] = []
-    for step in range(HEAT_STEPS + 1):
-        place = step / HEAT_STEPS * (len(anchors) - 1)
-        first = min(int(place), len(anchors) - 2)
-        r, g, b = (
-            round(a + (place - first) * (c - a)) for a, c in zip(anchors[first], anchors[first + 1], strict=True)
-        )
-        scale.append(Heat(step, _css((r, g, b)), _css(ink_on((r, g, b)))))
-    return scale
-
-
-def ink_on(background: Colour) -> Colour:
-    """Black or white; one of the two always reaches a contrast of 4.5 (WCAG AA)."""
-    black, white = (0, 0, 0), (255, 255, 255)
-    return max(black, white, key=lambda ink: contrast(ink, background))
-
-
-def contrast(one: Colour, other: Colour) -> float:
-    """Contrast ratio by WCAG 2."""
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(colour: Colour) -> float:
-    r, g, b = (c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def _css(colour: Colour) -> str:
-    return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
+    """The CSS class of a fraction's colour."""
+    return "" if value is None else f"h{heat_step(value)}"

@@ -16,7 +16,7 @@ from segtrans.bench.summary import SAME_BACKBONE
 from segtrans.data.base import VOID, Colour
 from segtrans.errors import DataError, MissingError
 from segtrans.io import Pixels, read_image, read_mask, write_image
-from segtrans.report.content import CLEAN, Document, class_colours, is_control, read_document, short_names, targets
+from segtrans.report.content import CLEAN, Document, class_colours, is_control, short_names, targets
 from segtrans.report.words import percent
 
 Ids = npt.NDArray[np.uint8]
@@ -57,24 +57,40 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Heading:
-    """A model's column: its name and its relation to the surrogate."""
+class Column:
+    """A model: its short name and its relation to the surrogate."""
 
     name: str
     note: str
 
 
-def draw_pictures(run: Path) -> list[Picture]:
-    """Draw every pictured image of a finished run on every surrogate, with the run's first seed.
+@dataclass(frozen=True)
+class Scene:
+    """An image on a surrogate: the models that saw it, the surrogate first, with a column each; those of the document's
+    rows of which all files are there, clean first; and the true mask, if there is one.
+    """
 
-    Each picture goes to ``RUN/pictures/IMAGE--SURROGATE.png``. Images and attacks that failed are left out.
+    models: list[str]
+    columns: list[Column]
+    finished: list[dict[str, Any]]
+    truth: Ids | None
+
+
+def draw_pictures(run: Path, document: Document) -> list[Picture]:
+    """Draw every pictured image of a finished run on every surrogate, with the run's first seed, as its document says.
+
+    Each picture goes to ``RUN/pictures/IMAGE--SURROGATE.png``. Images and attacks that failed are left out. Pictures of
+    images and surrogates that are not in the document, which an earlier run of the folder left, are removed.
 
     Raises:
-        DataError: the folder holds no result, or an image in it is damaged.
+        DataError: an image in the folder is damaged.
     """
-    document = read_document(run)
+    ours = {picture_path(run, entry) for entry in document["pictures"]}
+    # Files that begin with a dot are being written.
+    for stale in {*(run / "pictures").glob("[!.]*--*.png")} - ours:
+        stale.unlink(missing_ok=True)
     drawn: list[Picture] = []
-    for entry in document.get("pictures", []):
+    for entry in document["pictures"]:
         canvas = _draw(document, run, entry)
         if canvas is not None:
             path = picture_path(run, entry)
@@ -89,46 +105,57 @@ def picture_path(run: Path, entry: dict[str, Any]) -> Path:
 
 def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image | None:
     """The picture, or None where no attack on this image was finished."""
-    surrogate = entry["surrogate"]
-    others = [target for target in targets(document) if target != surrogate]
-    models = [surrogate, *others][:MOST_MODELS]
-    rows = read_rows(document, run, entry, models)
-    if len(rows) < 2:
+    scene = find_scene(document, run, entry, MOST_MODELS)
+    if scene is None:
         return None
-    names, blocks = short_names(document), {(c["surrogate"], c["target"]): c["block"] for c in document["cells"]}
-    same = [blocks.get((surrogate, model)) == SAME_BACKBONE for model in models]
-    headings = [_Heading(names[m], "same backbone" if s else "") for m, s in zip(models, same, strict=True)]
+    others = [target for target in targets(document) if target != entry["surrogate"]]
     titles = ["surrogate", "target" if len(others) == 1 else "targets"]
     if len(others) >= MOST_MODELS:
         titles[1] = f"targets (the first {MOST_MODELS - 1} of {len(others)})"
+    rows = [read_row(document, run, made, scene.models) for made in scene.finished]
+    return _compose(rows, scene.columns, titles, scene.truth, class_colours(document))
+
+
+def find_scene(document: Document, run: Path, entry: dict[str, Any], most: int | None = None) -> Scene | None:
+    """What there is to show of a pictured image, on ``most`` models or all; None where no attack on it was finished.
+
+    Raises:
+        DataError: the true mask is damaged.
+    """
+    surrogate = entry["surrogate"]
+    models = list(dict.fromkeys((surrogate, *targets(document))))[:most]
+
+    def is_finished(made: dict[str, Any]) -> bool:
+        return all((run / file).is_file() for file in (made["image"], *(made["masks"][model] for model in models)))
+
+    # The control of the same name differs from the clean image in nothing that could be seen.
+    attacked = [made for made in entry["rows"] if made["attack"] != CLEAN and is_finished(made)]
+    if not (attacked and is_finished(entry)):
+        return None
+    names, ours = short_names(document), [cell for cell in document["cells"] if cell["surrogate"] == surrogate]
+    akin = {cell["target"] for cell in ours if cell["block"] == SAME_BACKBONE}
+    columns = [Column(names[model], SAME_BACKBONE if model in akin else "") for model in models]
     truth = None if entry["labels"] is None else read_mask(run / entry["labels"])
-    return _compose(rows, headings, titles, truth, class_colours(document))
+    return Scene(models, columns, [{"attack": CLEAN, **entry}, *attacked], truth)
 
 
-def read_rows(document: Document, run: Path, entry: dict[str, Any], models: Sequence[str]) -> list[Row]:
-    """Clean first, then the finished attacks in the order of the configuration."""
-    rows: list[Row] = []
-    made: dict[str, Any]
-    for made in ({"attack": CLEAN, **entry}, *entry["rows"]):
-        attack = made["attack"]
-        # The control of that name differs from the clean image in nothing that could be seen.
-        if rows and attack == CLEAN:
-            continue
-        image, masks = run / made["image"], [run / made["masks"][model] for model in models]
-        if all(path.is_file() for path in (image, *masks)):
-            note = "control" if rows and is_control(document, attack) else ""
-            row = Row(attack, note, read_image(image), [read_mask(path) for path in masks])
-            if any(mask.shape != row.image.shape[:2] for mask in row.masks):
-                raise DataError(f"{image}: its masks in this run's folder have another size")
-            rows.append(row)
-        elif not rows:
-            return []
-    return rows
+def read_row(document: Document, run: Path, made: dict[str, Any], models: Sequence[str]) -> Row:
+    """The image and the masks of these models of one of a scene's rows.
+
+    Raises:
+        DataError: one of the files is damaged, or a mask has another size than the image.
+    """
+    attack, image = made["attack"], run / made["image"]
+    note = "control" if attack != CLEAN and is_control(document, attack) else ""
+    row = Row(attack, note, read_image(image), [read_mask(run / made["masks"][model]) for model in models])
+    if any(mask.shape != row.image.shape[:2] for mask in row.masks):
+        raise DataError(f"{image}: its masks in this run's folder have another size")
+    return row
 
 
 def _compose(
     rows: Sequence[Row],
-    headings: Sequence[_Heading],
+    headings: Sequence[Column],
     titles: Sequence[str],
     labels: Ids | None,
     classes: Sequence[tuple[str, Colour]],
@@ -246,7 +273,7 @@ def _heads(
     columns: Sequence[int],
     width: int,
     top: int,
-    heads: tuple[Sequence[str], Sequence[_Heading], Sequence[list[str]]],
+    heads: tuple[Sequence[str], Sequence[Column], Sequence[list[str]]],
     types: tuple[_Type, _Type],
 ) -> None:
     """Column headings that stand on the tiles, under a ruled line per group."""
@@ -305,12 +332,12 @@ def _overlay(mask: Ids, grey: npt.NDArray[np.float32], colours: npt.NDArray[np.f
     ids = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     table = np.full((256, 3), VOID_COLOUR, dtype=np.float32)
     table[: len(colours)] = colours
-    blended = _OPACITY * table[ids] + (1 - _OPACITY) * grey
+    pixels = _OPACITY * table[ids] + (1 - _OPACITY) * grey
     edge = np.zeros(ids.shape, dtype=bool)
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     edge[1:] |= ids[1:] != ids[:-1]
-    blended[edge] = 0.25 * blended[edge] + 0.75 * 255
-    return Image.fromarray(blended.round().astype(np.uint8))
+    pixels[edge] = 0.25 * pixels[edge] + 0.75 * 255
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def blended(colour: Colour) -> Colour:

@@ -211,7 +211,7 @@ class ClassDrops:
 
 def class_drops(document: Document) -> list[ClassDrops]:
     """What attacks take from each class, in the order of the ranking; empty where the data have no masks."""
-    found = {e["attack"]: ClassDrops(e["attack"], e["iou_clean"], e["iou"]) for e in document.get("class_iou", [])}
+    found = {e["attack"]: ClassDrops(e["attack"], e["iou_clean"], e["iou"]) for e in document["class_iou"]}
     return [found[ranked.attack] for ranked in ranking(document) if ranked.attack in found]
 
 

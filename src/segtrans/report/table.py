@@ -26,36 +26,35 @@ _NAME, _CELL = 15, 8
 _MARKS = {WHITE_BOX: "*", SAME_BACKBONE: "~"}
 
 
-def print_tables(document: Mapping[str, Any], console: Console) -> None:
+def print_tables(document: Document, console: Console) -> None:
     """The ranking of attacks, and with few targets every pair of models; within 80 columns, colours or not. Narrower
     terminals get fewer columns.
     """
-    values = dict(document)
-    if not values["cells"]:
+    if not document["cells"]:
         console.print("no attack has a result, so there is nothing to show", soft_wrap=True)
         return
-    console.print(_fitting(_ranking(values), console))
-    if any(ranked.differs for ranked in ranking(values)):
+    console.print(_fitting(_ranking(document), console))
+    if any(ranked.differs for ranked in ranking(document)):
         console.print(
             "two numbers of grads: the fewest and the most; each member of an ensemble counts", soft_wrap=True
         )
-    if any(ranked.prepared for ranked in ranking(values)):
+    if any(ranked.prepared for ranked in ranking(document)):
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
-    if fewer := incomplete(values):
+    if fewer := incomplete(document):
         console.print(
             f"not over all pairs and images: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False
         )
-    if leads(values):
-        console.print(_fitting(_leads(values), console))
-    columns = targets(values)
+    if leads(document):
+        console.print(_fitting(_leads(document), console))
+    columns = targets(document)
     if len(columns) <= MOST_TARGETS:
         beside = max(1, (console.width - _NAME - 2) // _CELL)
-        names = short_names(values)
-        for surrogate in surrogates(values):
+        names = short_names(document)
+        for surrogate in surrogates(document):
             console.print(Text(f"made on {names[surrogate]}, asr_miou in %"), soft_wrap=True)
             for first in range(0, len(columns), beside):
-                console.print(_pairs(values, surrogate, range(first, min(first + beside, len(columns)))))
-        for line in _legend(values):
+                console.print(_pairs(document, surrogate, range(first, min(first + beside, len(columns)))))
+        for line in _legend(document):
             console.print(line, soft_wrap=True)
 
 
