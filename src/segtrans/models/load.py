@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 
 from segtrans.errors import DataError, ModelError, UsageError, unknown
+from segtrans.models import huggingface, onnx, program
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.layout import lay_out
@@ -19,7 +20,7 @@ from segtrans.paths import at_home
 from segtrans.plugins import Names, check_required, spelled_options
 
 
-# Each source imports its library when it is first used: together they take seconds.
+# Imported when first used: with the libraries that they stand on, these take seconds.
 def _torchvision(name: str, weights: str | None = None, classes: int | None = None) -> SegModel:
     from segtrans.models.torchvision import load
 
@@ -38,12 +39,6 @@ def _fcn(name: str, weights: str | None = None, classes: int | None = None) -> S
     return load(name, weights, classes)
 
 
-def _hf(name: str, weights: str | None = None) -> SegModel:
-    from segtrans.models.huggingface import load
-
-    return load(name, weights)
-
-
 def _zoo(name: str, weights: str | None = None) -> SegModel:
     from segtrans.zoo import load_zoo
 
@@ -51,24 +46,6 @@ def _zoo(name: str, weights: str | None = None) -> SegModel:
     if weights is not None:
         load_weights(model.network, at_home(weights))
     return model
-
-
-def _onnx(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.onnx import load
-
-    return load(path, classes, multiple)
-
-
-def _program(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.program import load_program
-
-    return load_program(path, classes, multiple)
-
-
-def _script(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.program import load_script
-
-    return load_script(path, classes, multiple)
 
 
 def _file(path: str, arch: str | None = None, classes: int | None = None) -> SegModel:
@@ -103,10 +80,10 @@ SOURCES: Names[Callable[..., SegModel]] = Names(
     {
         "fcn": _fcn,
         "file": _file,
-        "hf": _hf,
-        "onnx": _onnx,
-        "program": _program,
-        "script": _script,
+        "hf": huggingface.load,
+        "onnx": onnx.load,
+        "program": program.load_program,
+        "script": program.load_script,
         "smp": _smp,
         "torchvision": _torchvision,
         "zoo": _zoo,

@@ -31,7 +31,7 @@ Size = tuple[int, int]
 RETURNED = ("tensor(float)", "tensor(double)", "tensor(float16)")
 
 
-def load(name: str, classes: int | None, multiple: int | None) -> SegModel:
+def load(name: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
     """The model in an ONNX file, without a gradient. Its own metadata say what it is, if :func:`export_onnx` wrote it;
     else it wants normalised images, ImageNet's way unless told otherwise, or, as uint8, plain ones.
     """
@@ -165,7 +165,7 @@ def _write(model: SegModel, file: Path, size: Size | None) -> str:
 def _difference(model: SegModel, file: Path, size: Size | None) -> str:
     """How the model in the file differs from the one it should be, or nothing."""
     side = getattr(model, "preprocessing", Preprocessing()).max_side or 160
-    written = load(str(file), None, None)
+    written = load(str(file))
     for height, width in [(64, 96), (97, 65), (side + 13, side - 30)] if size is None else [size]:
         x = _noise(3, (height, width))
         try:
