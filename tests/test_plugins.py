@@ -12,10 +12,10 @@ import pytest
 from segtrans import listing, plugins
 from segtrans.bench.plan import make_plan
 from segtrans.catalogue import attack
+from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.errors import MissingError, ModelError, SegtransError, UsageError
 from segtrans.models import load_model
-from segtrans.spec import make_config
 from segtrans.testing import check_attack, check_model
 
 CODE = '''

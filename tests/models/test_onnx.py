@@ -22,12 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 from segtrans import bench
 from segtrans.bench.plan import make_plan, model_hash
 from segtrans.cli import main
+from segtrans.config import make_config
 from segtrans.doctor import examine
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, MissingError, ModelError, UsageError
 from segtrans.models import SegModel, load_model, wrap
 from segtrans.models.onnx import export_onnx
-from segtrans.spec import make_config
 
 
 class Coarse(nn.Module):
