@@ -29,10 +29,7 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
         ("", "unknown model source ''"),
         ("smp:", "model 'smp:' has no name; expected smp:NAME"),
         ("torchvision:fcn_resnet5", "unknown torchvision model 'fcn_resnet5'; did you mean fcn_resnet50"),
-        (
-            "torchvision:fcn_resnet50?weight=x",
-            "of model torchvision:fcn_resnet50 'weight'; did you mean weights?",
-        ),
+        ("torchvision:fcn_resnet50?weight=x", "of model torchvision:fcn_resnet50 'weight'; did you mean weights?"),
         (f"{LRASPP}?weights", "option 'weights' of model torchvision:lraspp_mobilenet_v3_large has no value"),
         (f"{LRASPP}?classes=2&classes=3", "option 'classes' of model .* is given twice"),
         (f"{LRASPP}?weights=random&classes=many", "option 'classes' of model .* is 'many'; expected a whole number"),

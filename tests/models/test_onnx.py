@@ -88,6 +88,12 @@ def test_a_file_is_the_model_whatever_the_size(free: Path) -> None:
     assert json.loads(session.get_modelmeta().custom_metadata_map["segtrans"])["backbone"] == "conv"
 
 
+def test_our_own_files_know_their_classes(free: Path) -> None:
+    assert len(load_model(f"onnx:{free}?classes=2").classes) == 2
+    with pytest.raises(UsageError, match=r"free\.onnx: knows 2 classes; leave classes=4 out"):
+        load_model(f"onnx:{free}?classes=4")
+
+
 def test_a_network_that_depends_on_the_size_gets_a_fixed_one(tmp_path: Path) -> None:
     model = toy(20, max_side=40)
     before = {name: value.clone() for name, value in model.state_dict().items()}
