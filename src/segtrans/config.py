@@ -21,7 +21,7 @@ from pydantic import (
 )
 from yaml.constructor import ConstructorError
 
-from segtrans.errors import DataError, UsageError, unknown
+from segtrans.errors import DataError, UsageError, reason, unknown
 from segtrans.paths import at_home
 from segtrans.threat import fraction
 from segtrans.track import TRACKERS
@@ -288,7 +288,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such configuration file") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+        raise UsageError(f"{path}: not readable as YAML ({reason(error)})") from None
     if not isinstance(document, dict):
         raise UsageError(f"{path}: holds {type(document).__name__}; expected keys and values such as 'attacks: [mi]'")
     return cast(dict[str, Any], document)
