@@ -41,7 +41,7 @@ class Finding:
     """Something wrong with a model.
 
     Attributes:
-        fault: its name: ``training mode``, ``no logits``, ``resolution``, ``class count``, ``not finite``,
+        fault: its name: ``training mode``, ``memory``, ``no logits``, ``resolution``, ``class count``, ``not finite``,
             ``probabilities``, ``randomness``, ``not differentiable``, ``zero gradient`` or ``normalisation``.
         advice: one sentence, what was found and what to do.
     """
