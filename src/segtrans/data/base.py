@@ -176,11 +176,14 @@ def resize(sample: Sample, size: int) -> Sample:
 
 
 def shrink(sample: Sample, max_side: int) -> Sample:
-    """Scale image and labels as :func:`resize` does, in proportion, so that no side is longer than ``max_side``."""
+    """The sample :func:`fit` to ``max_side`` if a side is longer, else as it is."""
+    return sample if max(sample.image.shape[:2]) <= max_side else fit(sample, max_side)
+
+
+def fit(sample: Sample, side: int) -> Sample:
+    """Scale image and labels as :func:`resize` does, in proportion, so that the longer side is ``side``."""
     height, width = sample.image.shape[:2]
-    ratio = max_side / max(height, width)
-    if ratio >= 1:
-        return sample
+    ratio = side / max(height, width)
     return _scaled(sample, max(1, round(width * ratio)), max(1, round(height * ratio)))
 
 
