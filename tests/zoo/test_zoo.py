@@ -15,7 +15,7 @@ from segtrans.data import Dataset, load_data
 from segtrans.errors import DataError, MissingError, UsageError
 from segtrans.io import file_hash
 from segtrans.zoo import cards, load_zoo, read_card
-from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, half_precision, publish, table
+from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, in_precision, publish, table
 from segtrans.zoo.networks import BACKBONES, HEADS, build, coarse_logits, encoder_of
 from segtrans.zoo.recipe import train_and_publish
 from segtrans.zoo.train import Recipe, load_canvas, train
@@ -109,7 +109,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(1)
         encoder = encoder_of(build("fcn", "mobilenetv3s", CLASSES))
     state = getattr(encoder, "model", encoder).state_dict()
-    save_file(half_precision(state), root / BACKBONES["mobilenetv3s"].weights)
+    save_file(in_precision(torch.float16, state), root / BACKBONES["mobilenetv3s"].weights)
     return root
 
 
