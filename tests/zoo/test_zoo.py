@@ -228,6 +228,28 @@ def test_names_are_checked_before_anything_is_read(name: str, message: str, tmp_
         train_and_publish(name, "nothing", "nothing", tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("training", "evaluation", "error", "message"),
+    [
+        ("photos", "{}?classes=3", UsageError, "'photos' has no masks to train on"),
+        ("{}?classes=3", "photos", UsageError, "'photos' has no masks to evaluate on"),
+        ("{}?classes=3", "{}?classes=4", UsageError, "has 3 classes, evaluation data '.*' 4; they must be the same"),
+        ("{}?classes=3", "{}?classes=3", DataError, r"5\.png"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_training(
+    training: str, evaluation: str, error: type[Exception], message: str, data: Dataset, tmp_path: Path
+) -> None:
+    whole, cut = data.items[0].image.parents[1], tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    mask = cut / "masks" / "5.png"
+    mask.write_bytes(mask.read_bytes()[:50])
+    specs = training.format(f"folder:{whole}"), evaluation.format(f"folder:{cut}")
+    # There are no weights to begin with.
+    with pytest.raises(error, match=message):
+        train_and_publish("voc/fcn-mobilenetv3s", *specs, tmp_path / "none", tmp_path)
+
+
 @pytest.mark.skipif(not (SHARED / "voc2012").is_dir(), reason=f"needs {SHARED / 'voc2012'}")
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("voc/")])
 def test_models_see_real_photographs_as_their_cards_say(name: str) -> None:
