@@ -19,11 +19,11 @@ import yaml
 from segtrans import bench
 from segtrans.bench.summary import OTHER_BACKBONE, SAME_BACKBONE, WHITE_BOX
 from segtrans.catalogue import attack
+from segtrans.config import make_config, read_config
 from segtrans.report.content import pairs
 from segtrans.report.costs import costs
 from segtrans.report.ranking import Scores, ranking
 from segtrans.report.words import ends, percent, seconds
-from segtrans.spec import make_config, read_config
 from segtrans.zoo import cards
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -1,8 +1,8 @@
 """How long attacks, scores and whole runs take, beside what they cannot do without and beside other libraries.
 
 Everything is a ratio of two things that are measured in turn on the same images and model, so that a machine that
-drifts or is busy hurts both alike; the median of the pairs is printed with the least and the largest. Prints a table
-and writes it as JSON.
+drifts or is busy hurts both alike; the median of the pairs is printed with the least and the largest, and with --json
+also written to a file.
 
     .venv/bin/python benchmarks/speed.py                       # all sections
     .venv/bin/python benchmarks/speed.py loop libraries        # some of them

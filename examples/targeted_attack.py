@@ -9,7 +9,7 @@ import torch
 
 from segtrans.attack import Attack
 from segtrans.catalogue import attack, compose
-from segtrans.doctor import batch
+from segtrans.data import batch
 from segtrans.models import load_model
 
 BACKGROUND, PERSON = 0, 15

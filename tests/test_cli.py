@@ -18,8 +18,8 @@ from typer.models import OptionInfo
 
 from segtrans.cli import app, main
 from segtrans.cli.options import zoo_app
+from segtrans.config import RunConfig
 from segtrans.data import load_data
-from segtrans.spec import RunConfig
 
 MODEL = "zoo:voc/pspnet-mobilenetv3s"
 RUN = (

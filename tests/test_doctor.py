@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrans.cli import main
-from segtrans.data.base import VOID
-from segtrans.doctor import batch, examine
+from segtrans.data import VOID, batch
+from segtrans.doctor import examine
 from segtrans.ensembles import Ensemble
 from segtrans.models import SegModel, load_model, wrap
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from segtrans import listing, plugins
 from segtrans.bench.plan import make_plan
 from segtrans.catalogue import attack
+from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.errors import MissingError, ModelError, SegtransError, UsageError
 from segtrans.models import load_model
-from segtrans.spec import make_config
 from segtrans.testing import check_attack, check_model
 
 CODE = '''
@@ -42,6 +43,16 @@ def model(name: str, classes: int, hidden: "int | None" = 6) -> SegModel:
     return wrap(network, classes, name=f"acme-{name}")
 
 
+class Negative(SegModel):
+    """Sees every image as its negative."""
+
+    def __init__(self, network):
+        super().__init__(network, 3, name="negative")
+
+    def forward(self, x):
+        return super().forward(1 - x)
+
+
 def reader(root: Path, take: int = 2) -> Dataset:
     """Acme's photographs."""
     return folder(root, classes=21).take(take)
@@ -63,12 +74,14 @@ darker = Entry(
     paper="", venue="", family="input", provenance="control",
 )
 network, number = lambda name: nn.Conv2d(3, 2, 1), 7
+negative = lambda name: Negative(nn.Conv2d(3, 3, 1))
 '''
 
 ACME = """
 [segtrans.models]
 acme = acme:model
 bare = acme:network
+negative = acme:negative
 [segtrans.data]
 acme = acme:reader
 [segtrans.attacks]
@@ -125,6 +138,12 @@ def test_what_a_package_adds_keeps_the_laws(site: Path) -> None:
     check_attack(attack("Acme-Darker"))
     assert attack("acme-darker(iterations=3) + smooth").iterations == 3
     assert load_model("mean:acme:a?classes=2,acme:b?classes=2").name == "mean:acme-a,acme-b"
+
+
+def test_a_class_of_its_own_takes_the_options_of_every_model(site: Path) -> None:
+    model, x = load_model("negative:x?std=1,1,1&mean=0,0,0&label_map=1,0,-"), torch.linspace(0, 1, 192).view(1, 3, 8, 8)
+    assert (type(model).__name__, len(model.classes)) == ("Negative", 2)
+    torch.testing.assert_close(model(x), model.network(1 - x)[:, [1, 0]])
 
 
 def test_a_package_is_imported_when_its_name_is_used(site: Path) -> None:

@@ -16,11 +16,11 @@ from torch import nn
 from sections.setting import EPS, Row, Setting, as_it_comes
 from segtrans import bench
 from segtrans.catalogue import attack
+from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.data.base import resize
 from segtrans.io import to_tensor
 from segtrans.models import load_model
-from segtrans.spec import make_config
 
 TARGETS = ("deeplabv3plus-mobilenetv3s", "deeplabv3-mobilenetv3s", "pspnet-mobilenetv3s", "fcn-mobilenetv3s")
 

@@ -9,9 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from segtrans.data import load_data
+from segtrans.data import images_of, load_data
 from segtrans.data.base import resize
-from segtrans.io import to_tensor
 from segtrans.models import load_model
 from segtrans.models.layout import Enlarged, Pointwise
 from segtrans.objectives.base import pixel_losses
@@ -58,7 +57,7 @@ class Setting:
     def images(self, count: int, size: int) -> Tensor:
         photos = load_data("photos")
         samples = [resize(photos[i % len(photos)], size) for i in range(count)]
-        return torch.stack([to_tensor(sample.image) for sample in samples]).to(self.device)
+        return images_of(samples, self.device)
 
     def gradients(self, count: int, x: Tensor | None = None, y: Tensor | None = None) -> None:
         """The least that an attack can do: so many forward and backward passes to the input."""

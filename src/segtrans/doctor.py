@@ -15,11 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 import segtrans
 from segtrans.attack import Model
 from segtrans.bench.identity import versions
-from segtrans.data import Dataset, load_data
-from segtrans.data.base import VOID, resize
+from segtrans.data import VOID, batch, load_data
 from segtrans.devices import pick_device
 from segtrans.errors import ModelError, first_line, lacks_memory, reason
-from segtrans.io import to_tensor
 from segtrans.logits import predicted_classes
 from segtrans.metrics import miou, tally
 from segtrans.models import load_model
@@ -43,7 +41,7 @@ class Finding:
     """Something wrong with a model.
 
     Attributes:
-        fault: its name: ``training mode``, ``no logits``, ``resolution``, ``class count``, ``not finite``,
+        fault: its name: ``training mode``, ``memory``, ``no logits``, ``resolution``, ``class count``, ``not finite``,
             ``probabilities``, ``randomness``, ``not differentiable``, ``zero gradient`` or ``normalisation``.
         advice: one sentence, what was found and what to do.
     """
@@ -69,14 +67,6 @@ def environment() -> dict[str, Any]:
         "cublas workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "tf32 outside of runs": {"matmul": cuda.allow_tf32, "cudnn": cudnn.allow_tf32},
     }
-
-
-def batch(data: Dataset | str = "photos", *, count: int = 6, size: int = 128) -> tuple[Tensor, Tensor | None]:
-    """The first images of a data set, (N, 3, size, size) in [0, 1], and their labels (N, size, size), if it has any."""
-    data = (load_data(data) if isinstance(data, str) else data).take(count)
-    samples = [resize(sample, size) for sample in data]
-    masks = [sample.label for sample in samples if sample.label is not None]
-    return torch.stack([to_tensor(sample.image) for sample in samples]), torch.stack(masks) if masks else None
 
 
 def diagnose(

@@ -75,12 +75,9 @@ def _tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
-        return _all_tensors(cast(Mapping[Any, Any], output).values())
-    return _all_tensors(cast(Iterable[Any], output)) if isinstance(output, list | tuple) else []
-
-
-def _all_tensors(outputs: Iterable[Any]) -> list[Tensor]:
-    return [tensor for output in outputs for tensor in _tensors(output)]
+        output = [*cast(Mapping[Any, Any], output).values()]
+    parts = cast(Iterable[Any], output) if isinstance(output, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Module:

@@ -1,14 +1,13 @@
-"""What other packages add: model sources, readers of data sets and attacks; and how options after such names are read.
+"""What other packages add: model sources, readers of data sets and attacks.
 
 A package names them as entry points (https://packaging.python.org/specifications/entry-points) in the groups
 ``segtrans.models``, ``segtrans.data`` and ``segtrans.attacks``. Their names are read from what is installed; a package
 is imported when one of its names is used or listed.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from inspect import Parameter
 from typing import Any, TypeVar
 
 from segtrans.errors import MissingError, UsageError, reason
@@ -85,28 +84,3 @@ def _place(point: EntryPoint) -> str:
     """Whose entry point that is, in words."""
     package = "an unnamed package" if point.dist is None else f"package {point.dist.name}"
     return f"entry point {point.name!r} ({point.value}) of {package}"
-
-
-def check_required(parameters: Iterable[Parameter], given: Collection[str], of: str) -> None:
-    """UsageError unless all of the ``parameters`` without a default are ``given``; the message says whose, ``of``."""
-    for one in parameters:
-        several = one.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-        if one.default is Parameter.empty and one.name not in given and not several:
-            raise UsageError(f"{of} needs option {one.name!r}; add {one.name}=VALUE")
-
-
-def spelled_options(query: str, of: str) -> dict[str, str]:
-    """``KEY=VALUE&KEY=VALUE``, as options of a model or a data set are spelled, by key.
-
-    Raises:
-        UsageError: one has no value or is given twice; the message says whose it is, ``of``.
-    """
-    options: dict[str, str] = {}
-    for pair in filter(None, query.split("&")):
-        key, _, text = pair.partition("=")
-        if not text:
-            raise UsageError(f"option {key!r} of {of} has no value; expected {key}=VALUE")
-        if key in options:
-            raise UsageError(f"option {key!r} of {of} is given twice")
-        options[key] = text
-    return options

@@ -11,10 +11,10 @@ from jsonschema import Draft202012Validator
 
 from segtrans.bench import make_plan
 from segtrans.catalogue import ENTRIES, attack
+from segtrans.config import RunConfig, json_schema, make_config, read_config
 from segtrans.data import load_data
 from segtrans.errors import UsageError
 from segtrans.goals import Towards
-from segtrans.spec import RunConfig, json_schema, make_config, read_config
 from segtrans.zoo import cards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -7,7 +7,7 @@ import pytest
 from segtrans import bench
 from segtrans.bench.estimate import estimate
 from segtrans.bench.tables import write_parquet
-from segtrans.spec import make_config
+from segtrans.config import make_config
 
 CELLS = [
     {"attack": "=x", "asr_miou": 0.5, "asr_miou_interval": [0.25, 0.75], "images": 3},

@@ -13,6 +13,7 @@ from toy_run import BARE, CLASSES, network, toy
 
 from segtrans.bench import plan as planning
 from segtrans.bench.estimate import Estimate, estimate
+from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.data.base import resize
 from segtrans.ensembles import Ensemble
@@ -21,7 +22,6 @@ from segtrans.io import to_tensor
 from segtrans.models import SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
-from segtrans.spec import make_config
 
 pytestmark = pytest.mark.usefixtures("toys")
 

@@ -16,12 +16,12 @@ from segtrans import bench
 from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import work
+from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.models import SegModel
 from segtrans.report.costs import costs
-from segtrans.spec import make_config
 
 pytestmark = pytest.mark.usefixtures("toys")
 

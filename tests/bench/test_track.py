@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from segtrans import bench, track
+from segtrans.config import make_config
 from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, wrap
-from segtrans.spec import make_config
 from segtrans.track import TRACKERS
 
 MEASURES = ("asr_miou", "asr_pixel", "miou")

@@ -19,8 +19,8 @@ from segtrans import bench, report
 from segtrans.bench import plan as planning
 from segtrans.bench.store import Store
 from segtrans.cli import main
+from segtrans.config import make_config, read_config
 from segtrans.models import Preprocessing, SegModel
-from segtrans.spec import make_config, read_config
 
 CLASSES = 3
 UNITS = 62
@@ -29,7 +29,7 @@ TIMING = ("seconds", "seconds_per_image", "peak_memory")
 
 # A process forked off one that has imported everything starts at once.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["pytest", "segtrans.cli", "segtrans.bench", "segtrans.report", "segtrans.spec"])
+context.set_forkserver_preload(["pytest", "segtrans.cli", "segtrans.bench", "segtrans.report", "segtrans.config"])
 
 
 class Toy(nn.Module):

@@ -14,8 +14,8 @@ import pytest
 from chaos import runs
 from chaos.runs import UNITS, begun, finish, met, prepare, shards, tables, whole
 from segtrans import bench
+from segtrans.config import make_config, read_config
 from segtrans.errors import SegtransError
-from segtrans.spec import make_config, read_config
 
 PYTHONPATH = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
 """With which processes elsewhere find the toys."""

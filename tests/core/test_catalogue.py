@@ -15,12 +15,12 @@ from segtrans.areas import Everywhere, Patch
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry, attack, compose
 from segtrans.composition import Part, spell
+from segtrans.config import read_config
 from segtrans.errors import UsageError
 from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
 from segtrans.listing import attacks
 from segtrans.objectives import CosPGD, CrossEntropy, Margin, SegPGD
-from segtrans.spec import read_config
 from segtrans.steps import Steepest
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale

@@ -15,7 +15,7 @@ import yaml
 from torch import nn
 from typer.testing import CliRunner
 
-from segtrans import bench, cli, spec
+from segtrans import bench, cli, config
 from segtrans.catalogue import attack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +67,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder, where every run takes one image and one iteration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    make = spec.make_config
-    for module in (spec, bench):
+    make = config.make_config
+    for module in (config, bench):
         monkeypatch.setattr(module, "make_config", lambda values: make({**values, "limit": 1, "iterations": 1}))
 
 
@@ -118,8 +118,7 @@ def test_commands_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("text", [text for page in PAGES for language, _, text in blocks(page) if language == "yaml"])
 def test_configurations_are_valid(text: str) -> None:
-    config = spec.make_config(yaml.safe_load(text))
-    for name in config.attacks:
+    for name in config.make_config(yaml.safe_load(text)).attacks:
         attack(name)
 
 

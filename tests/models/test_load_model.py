@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,7 +16,6 @@ from torch import nn
 
 from segtrans.errors import DataError, MissingError, SegtransError, UsageError
 from segtrans.models import load_model, wrap
-from segtrans.models.load import _adjusted
 
 UNET = "smp:unet/resnet18?weights=random&classes=3"
 LRASPP = "torchvision:lraspp_mobilenet_v3_large"
@@ -29,11 +29,11 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
         ("", "unknown model source ''"),
         ("smp:", "model 'smp:' has no name; expected smp:NAME"),
         ("torchvision:fcn_resnet5", "unknown torchvision model 'fcn_resnet5'; did you mean fcn_resnet50"),
-        ("torchvision:fcn_resnet50?weight=x", "'torchvision' 'weight'; did you mean weights?"),
+        ("torchvision:fcn_resnet50?weight=x", "of model torchvision:fcn_resnet50 'weight'; did you mean weights?"),
         (f"{LRASPP}?weights", "option 'weights' of model torchvision:lraspp_mobilenet_v3_large has no value"),
         (f"{LRASPP}?classes=2&classes=3", "option 'classes' of model .* is given twice"),
-        (f"{LRASPP}?weights=random&classes=many", "classes is 'many'; allowed are whole numbers from 1"),
-        (f"{LRASPP}?weights=random&classes=0", "classes is '0'; allowed are whole numbers from 1"),
+        (f"{LRASPP}?weights=random&classes=many", "option 'classes' of model .* is 'many'; expected a whole number"),
+        (f"{LRASPP}?weights=random&classes=0", "classes is 0; allowed are whole numbers from 1"),
         (f"{LRASPP}?classes=19", "know 21 classes, not 19; give your own as weights=FILE"),
         ("smp:unet/resnet18", r"smp ships no trained .*smp:unet/resnet18\?weights=FILE&classes=N"),
         ("smp:unet/resnet18?weights=random", "smp ships no trained"),
@@ -46,9 +46,9 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
         ("smp:unet/tu-nest_tiny?weights=random&classes=3", "smp cannot put unet on encoder tu-nest_tiny"),
         ("fcn:tu-ghostnet_050?weights=random&classes=2", "'tu-ghostnet_050' cannot be given output stride 16"),
         (f"{UNET}&data_classes=9", "data_classes is 9, and the network has 3 classes; give a label map, too"),
-        (f"{UNET}&label_map=0,1,2&data_classes=x", "data_classes is 'x'; allowed are whole numbers from 1"),
+        (f"{UNET}&label_map=0,1,2&data_classes=x", "option 'data_classes' of model .* is 'x'; expected a whole number"),
         ("file:w.pth", r"file:w.pth needs its architecture, such as \?arch="),
-        ("file:w.pth?arch=mean:zoo:a,zoo:b", "option of model source 'mean' 'weights'"),
+        ("file:w.pth?arch=mean:zoo:a,zoo:b", "unknown option of model mean:zoo:a,zoo:b 'weights'"),
         ("mean:" + UNET, "two or more"),
         (f"{UNET}&label_map=0,x,1", "label_map is '0,x,1'"),
         (f"{UNET}&label_map=0,1", "label map has 2 entries"),
@@ -68,8 +68,11 @@ def test_usage_errors_say_what_to_write(spec: str, message: str) -> None:
 def test_other_colours_leave_the_classes_of_the_data_alone() -> None:
     model = load_model(f"{UNET}&label_map=0,1,0&data_classes=4")
     assert len(model.classes) == 4
-    assert len(_adjusted(model, {"mean": "0.5,0.5,0.5"}).classes) == 4
-    assert len(_adjusted(model, {"label_map": "0,1,1"}).classes) == 2
+    model.prepare(replace(model.preprocessing, mean=(0.5, 0.5, 0.5)))
+    assert len(model.classes) == 4
+    assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    model.relabel([0, 1, 1])
+    assert len(model.classes) == 2
 
 
 @pytest.mark.parametrize(

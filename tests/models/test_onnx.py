@@ -22,12 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 from segtrans import bench
 from segtrans.bench.plan import make_plan, model_hash
 from segtrans.cli import main
+from segtrans.config import make_config
 from segtrans.doctor import examine
 from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, MissingError, ModelError, UsageError
 from segtrans.models import SegModel, load_model, wrap
 from segtrans.models.onnx import export_onnx
-from segtrans.spec import make_config
 
 
 class Coarse(nn.Module):
@@ -86,6 +86,12 @@ def test_a_file_is_the_model_whatever_the_size(free: Path) -> None:
     session = written.network.function._session()
     assert [(i.name, i.shape[1]) for i in session.get_inputs()] == [("images", 3)]
     assert json.loads(session.get_modelmeta().custom_metadata_map["segtrans"])["backbone"] == "conv"
+
+
+def test_our_own_files_know_their_classes(free: Path) -> None:
+    assert len(load_model(f"onnx:{free}?classes=2").classes) == 2
+    with pytest.raises(UsageError, match=r"free\.onnx: knows 2 classes; leave classes=4 out"):
+        load_model(f"onnx:{free}?classes=4")
 
 
 def test_a_network_that_depends_on_the_size_gets_a_fixed_one(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
+from segtrans.config import RunConfig
 from segtrans.io import write_image, write_json
-from segtrans.spec import RunConfig
 
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle")
 BACKBONES = ("resnet50", "resnet50", "mobilenet", "mit_b0")

@@ -8,7 +8,7 @@ import torch
 
 from segtrans.attack import Attack, Model
 from segtrans.catalogue import ENTRIES
-from segtrans.doctor import batch
+from segtrans.data import batch
 from segtrans.models import load_model
 from segtrans.objectives import pixel_losses, valid_mean
 from segtrans.worst import AnyAttack, WorstCase

@@ -15,7 +15,7 @@ from segtrans.data import Dataset, load_data
 from segtrans.errors import DataError, MissingError, UsageError
 from segtrans.io import file_hash
 from segtrans.zoo import cards, load_zoo, read_card
-from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, half_precision, publish, table
+from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, in_precision, publish, table
 from segtrans.zoo.networks import BACKBONES, HEADS, build, coarse_logits, encoder_of
 from segtrans.zoo.recipe import train_and_publish
 from segtrans.zoo.train import Recipe, load_canvas, train
@@ -109,7 +109,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(1)
         encoder = encoder_of(build("fcn", "mobilenetv3s", CLASSES))
     state = getattr(encoder, "model", encoder).state_dict()
-    save_file(half_precision(state), root / BACKBONES["mobilenetv3s"].weights)
+    save_file(in_precision(torch.float16, state), root / BACKBONES["mobilenetv3s"].weights)
     return root
 
 
@@ -226,6 +226,28 @@ def test_a_published_card_can_be_computed_anew(data: Dataset, tmp_path: Path) ->
 def test_names_are_checked_before_anything_is_read(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         train_and_publish(name, "nothing", "nothing", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "error", "message"),
+    [
+        ("photos", "{}?classes=3", UsageError, "'photos' has no masks to train on"),
+        ("{}?classes=3", "photos", UsageError, "'photos' has no masks to evaluate on"),
+        ("{}?classes=3", "{}?classes=4", UsageError, "has 3 classes, evaluation data '.*' 4; they must be the same"),
+        ("{}?classes=3", "{}?classes=3", DataError, r"5\.png"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_training(
+    training: str, evaluation: str, error: type[Exception], message: str, data: Dataset, tmp_path: Path
+) -> None:
+    whole, cut = data.items[0].image.parents[1], tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    mask = cut / "masks" / "5.png"
+    mask.write_bytes(mask.read_bytes()[:50])
+    specs = training.format(f"folder:{whole}"), evaluation.format(f"folder:{cut}")
+    # There are no weights to begin with.
+    with pytest.raises(error, match=message):
+        train_and_publish("voc/fcn-mobilenetv3s", *specs, tmp_path / "none", tmp_path)
 
 
 @pytest.mark.skipif(not (SHARED / "voc2012").is_dir(), reason=f"needs {SHARED / 'voc2012'}")

@@ -9,11 +9,11 @@ from segtrans.bench.results import document, trial_document
 from segtrans.bench.runner import Outcome, execute
 from segtrans.bench.store import Shard
 from segtrans.bench.tables import as_csv
+from segtrans.config import RunConfig, make_config
 from segtrans.data import Dataset
 from segtrans.errors import UsageError
 from segtrans.io import write_json, write_text
 from segtrans.models import SegModel
-from segtrans.spec import RunConfig, make_config
 from segtrans.track import followed
 from segtrans.worst import AnyAttack
 

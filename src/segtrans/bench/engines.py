@@ -25,9 +25,9 @@ from rich.progress import Progress
 
 from segtrans.bench.plan import Plan
 from segtrans.bench.stopping import Stop, StopFile
+from segtrans.config import RunConfig
 from segtrans.errors import MissingError, SegtransError, UsageError, first_line, optional, reason
 from segtrans.memory import keep_freed_memory
-from segtrans.spec import RunConfig
 
 RETRIES = 10
 """How often a worker that was lost with its machine is started again, on another."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
-from segtrans.bench.predictions import batches, exact, fitting, images_of, predict, synchronise
+from segtrans.bench.predictions import batches, exact, fitting, predict, synchronise
 from segtrans.catalogue import attack
+from segtrans.data import images_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels
 from segtrans.models import SegModel

@@ -20,12 +20,12 @@ from segtrans.bench.checks import (
 from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
+from segtrans.config import RunConfig
 from segtrans.data import Dataset, load_data
 from segtrans.devices import pick_device
 from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, load_model
 from segtrans.models.load import ENSEMBLES
-from segtrans.spec import RunConfig
 from segtrans.worst import AnyAttack
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
-from segtrans.data.base import Sample, resize
+from segtrans.data import Sample, images_of
+from segtrans.data.base import resize
 from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
 from segtrans.io import NOT_NOW, Pixels, to_tensor
 from segtrans.logits import finite_images, predicted_classes
@@ -127,16 +128,6 @@ def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) ->
     else:
         plan.store.write_mask(path, prediction)
     return prediction.long().cpu(), fault
-
-
-def images_of(samples: list[Sample], device: torch.device) -> Tensor:
-    return torch.stack([to_tensor(sample.image) for sample in samples]).to(device)
-
-
-def labels_of(samples: list[Sample]) -> Tensor | None:
-    """Labels (N, H, W) on the CPU, or None where the data set has none."""
-    labels = [sample.label for sample in samples if sample.label is not None]
-    return torch.stack(labels) if labels else None
 
 
 def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:

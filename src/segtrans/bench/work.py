@@ -22,14 +22,12 @@ from segtrans.bench.predictions import (
     batches,
     clean_mask,
     fitting,
-    images_of,
     keep,
-    labels_of,
     predict,
     synchronise,
 )
 from segtrans.bench.store import Shard
-from segtrans.data.base import Sample
+from segtrans.data import Sample, images_of, labels_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor
 from segtrans.metrics import Counts

@@ -10,7 +10,7 @@ import typer
 import segtrans
 from segtrans import completion
 from segtrans.cli.options import app
-from segtrans.cli.output import say
+from segtrans.cli.output import print_error
 from segtrans.errors import SegtransError
 from segtrans.memory import keep_freed_memory
 
@@ -49,7 +49,7 @@ def main() -> None:
     try:
         app(prog_name="segtrans")
     except SegtransError as error:
-        say(str(error))
+        print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -59,5 +59,5 @@ def main() -> None:
             # The reader of a pipe went away; what is left to flush has nowhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
-            say(f"{error.filename or 'a file'}: {error.strerror or error}")
+            print_error(f"{error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(1)

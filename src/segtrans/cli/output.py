@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 
-def say(message: str) -> None:
+def print_error(message: str) -> None:
     Console(stderr=True, highlight=False).print(f"error: {message}", soft_wrap=True, markup=False)
 
 

@@ -34,7 +34,7 @@ def plan(**options: Unpack[FileOptions]) -> None:
 
     from segtrans.bench import make_plan
     from segtrans.bench.estimate import estimate
-    from segtrans.spec import make_config
+    from segtrans.config import make_config
 
     values, switches = _chosen(options)
     found = estimate(make_plan(make_config(values)))
@@ -80,7 +80,7 @@ def demo(
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
     """``-o KEY=VALUE`` options, values read as YAML."""
-    from segtrans.spec import parsed
+    from segtrans.config import parsed
 
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -98,7 +98,7 @@ def _chosen(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]
     """The keys of a command's configuration, of which those among its ``options`` that were given come before those of
     the file, and its switches.
     """
-    from segtrans.spec import read_config
+    from segtrans.config import read_config
 
     given = {key: value for key, value in options.items() if value is not None}
     switches = {name: bool(given.pop(name, False)) for name in SWITCHES}
@@ -113,10 +113,10 @@ def _run(
     """Do a run, show it, and return its exit code."""
     from segtrans.bench import do, make_plan
     from segtrans.bench.engines import leads
+    from segtrans.config import make_config
     from segtrans.report import write_report
     from segtrans.report.costs import failures
     from segtrans.report.table import print_tables
-    from segtrans.spec import make_config
 
     plan = make_plan(make_config(values), data)
     errors = Console(stderr=True)

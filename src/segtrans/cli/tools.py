@@ -87,6 +87,6 @@ def list_(
 @command("segtrans schema > schema.json")
 def schema() -> None:
     """Print the JSON Schema of configuration files, with which editors check and explain them."""
-    from segtrans.spec import json_schema
+    from segtrans.config import json_schema
 
     print_json(json_schema())

@@ -30,7 +30,8 @@ SPLITS = {"val": "validation", "train": "training"}
 def ade20k(root: Path, split: str = "validation") -> Dataset:
     """ADE20K: 150 classes, mask value 0 = void and 1 to 150 = classes 0 to 149.
 
-    ``root`` is ``ADEChallengeData2016`` or its parent; ``split`` is ``validation`` or ``training``.
+    ``root`` is ``ADEChallengeData2016`` or its parent; ``split`` is ``validation`` or ``training``, or ``val`` or
+    ``train`` for short.
     """
     split = SPLITS.get(split, split)
     for base in (root, root / "ADEChallengeData2016"):

@@ -83,8 +83,8 @@ class Dataset:
             raise DataError(f"data set {self.name!r} has classes, but {bare.image} has no mask")
         if not count and any(item.mask for item in self.items):
             raise UsageError(f"data set {self.name!r} has masks but no classes")
-        if self.max_side is not None and self.max_side < 1:
-            raise UsageError(f"side is {self.max_side}; allowed are whole numbers from 1")
+        if self.max_side is not None:
+            check_whole("side", self.max_side, 1)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -171,17 +171,19 @@ def _scaled(sample: Sample, width: int, height: int) -> Sample:
 
 def resize(sample: Sample, size: int) -> Sample:
     """Squeeze image (antialiased) and labels (nearest) to ``size`` × ``size``; the image stays on the 8-bit grid."""
-    if size < 1:
-        raise UsageError(f"size is {size}; allowed are whole numbers from 1")
+    check_whole("size", size, 1)
     return _scaled(sample, size, size)
 
 
 def shrink(sample: Sample, max_side: int) -> Sample:
-    """Scale image and labels as :func:`resize` does, in proportion, so that no side is longer than ``max_side``."""
+    """The sample :func:`fit` to ``max_side`` if a side is longer, else as it is."""
+    return sample if max(sample.image.shape[:2]) <= max_side else fit(sample, max_side)
+
+
+def fit(sample: Sample, side: int) -> Sample:
+    """Scale image and labels as :func:`resize` does, in proportion, so that the longer side is ``side``."""
     height, width = sample.image.shape[:2]
-    ratio = max_side / max(height, width)
-    if ratio >= 1:
-        return sample
+    ratio = side / max(height, width)
     return _scaled(sample, max(1, round(width * ratio)), max(1, round(height * ratio)))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from segtrans.data.base import VOID, Dataset, Item, colours
 from segtrans.data.folder import class_names
-from segtrans.errors import DataError, MissingError, UsageError, optional, unknown
+from segtrans.errors import DataError, MissingError, UsageError, optional, reason, unknown
 from segtrans.io import write_atomically
 
 
@@ -72,11 +72,10 @@ def _table(root: Path, named: str | None) -> tuple[Any, Any]:
             return library, library.load_dataset(str(root), split=split)
         saved = library.load_from_disk(root)
     except Exception as error:
-        reason = " ".join(str(error).split())
         if local:
-            raise DataError(f"{root}: not a data set whose split {split!r} can be loaded ({reason})") from error
+            raise DataError(f"{root}: not a data set whose split {split!r} can be loaded ({reason(error)})") from error
         raise MissingError(
-            f"{str(root)!r} is no folder here, and split {split!r} could not be had from the hub ({reason})"
+            f"{str(root)!r} is no folder here, and split {split!r} could not be had from the hub ({reason(error)})"
         ) from error
     if isinstance(saved, library.DatasetDict):
         if split not in saved:

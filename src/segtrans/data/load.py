@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from segtrans.data.ade20k import ade20k
 from segtrans.data.base import Dataset, listed
@@ -16,7 +16,8 @@ from segtrans.data.photos import photos
 from segtrans.data.voc import voc
 from segtrans.errors import DataError, UsageError, unknown
 from segtrans.paths import at_home
-from segtrans.plugins import Names, check_required, spelled_options
+from segtrans.plugins import Names
+from segtrans.spec import spelled_options, typed_options
 
 READERS: Names[Callable[..., Dataset]] = Names(
     "data set",
@@ -68,18 +69,15 @@ def load_data(spec: str) -> Dataset:
         roots.append(at_home(path))
     elif path:
         raise UsageError(f"data set {source!r} takes no path, got {path!r}")
-    values: dict[str, Any] = {}
-    spelled = spelled_options(query, f"data set {source!r}")
-    names = spelled.pop("names", None)
-    for key, text in spelled.items():
-        if key not in options:
-            raise unknown(f"option of data set {source!r}", key, [*options, "names"])
-        values[key] = _typed(source, options[key], text)
-    check_required(options.values(), values, f"data set {source!r}")
+    # Images are picked from every data set in the same way.
+    options["names"] = Parameter("names", Parameter.KEYWORD_ONLY, default=None, annotation=Path)
+    of = f"data set {source!r}"
+    values = typed_options(spelled_options(query, of), options, of)
+    names = values.pop("names", None)
     data = read(*roots, **values)
     if not isinstance(cast(Any, data), Dataset):
         raise UsageError(f"the reader of data set {source!r} made a {type(data).__name__}; expected a Dataset")
-    return data if names is None else _named(data, at_home(names))
+    return data if names is None else _named(data, names)
 
 
 def _named(data: Dataset, file: Path) -> Dataset:
@@ -91,17 +89,3 @@ def _named(data: Dataset, file: Path) -> Dataset:
     if lacking := [name for name in names if name not in items]:
         raise DataError(f"{file} names {lacking[0]!r}; data set {data.name!r} has no such image")
     return replace(data, items=tuple(items[name] for name in names))
-
-
-def _typed(source: str, option: Parameter, text: str) -> str | int | Path:
-    kinds = get_args(option.annotation) or (option.annotation,)
-    if Path in kinds:
-        return at_home(text)
-    if int not in kinds:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(
-            f"option {option.name!r} of data set {source!r} is {text!r}; expected a whole number"
-        ) from None

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 
-from segtrans.errors import DataError, MissingError, optional
+from segtrans.errors import DataError, MissingError, optional, reason
 from segtrans.models import SegModel
 
 WEIGHTS = "model.safetensors"
@@ -70,5 +70,4 @@ def _asked(method: str, *arguments: Any, **options: Any) -> Any:
     try:
         return getattr(huggingface_hub.HfApi(), method)(*arguments, **options)
     except (unreachable, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise MissingError(f"the Hugging Face hub does not do {method} ({reason})") from error
+        raise MissingError(f"the Hugging Face hub does not do {method} ({reason(error)})") from error

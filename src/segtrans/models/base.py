@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segtrans.errors import ModelError, UsageError
+from segtrans.errors import ModelError, UsageError, check_whole
 from segtrans.interpolation import interpolate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -76,8 +76,8 @@ class Preprocessing:
             raise UsageError(
                 f"multiple {self.multiple} and remainder {self.remainder}: allowed are 0 <= remainder < multiple"
             )
-        if self.max_side is not None and self.max_side < 1:
-            raise UsageError(f"max_side is {self.max_side}; allowed are whole numbers from 1")
+        if self.max_side is not None:
+            check_whole("max_side", self.max_side, 1)
         if self.fixed_size is not None and (len(self.fixed_size) != 2 or min(self.fixed_size) < 1):
             raise UsageError(f"fixed_size is {self.fixed_size}; allowed are (height, width) from 1")
 
@@ -122,16 +122,24 @@ class SegModel(nn.Module):
         if len(names) == 1:
             names = _names(2) if isinstance(classes, int) else ("background", *names)
         self.network_classes = names
-        self.label_map = None if label_map is None else tuple(label_map)
-        self.classes = self._mapped_classes(data_classes)
-        self.preprocessing = preprocessing or Preprocessing()
         self.name = name
         self.backbone = backbone
-        mean = torch.tensor(self.preprocessing.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocessing.std).view(1, 3, 1, 1)
+        self.prepare(preprocessing or Preprocessing())
+        self.relabel(label_map, data_classes)
+        self.eval()
+
+    def prepare(self, preprocessing: Preprocessing) -> None:
+        """Prepare images so from now on."""
+        self.preprocessing = preprocessing
+        mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+        std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
-        self.eval()
+
+    def relabel(self, label_map: Sequence[int | None] | None, data_classes: int | None = None) -> None:
+        """Return logits of these classes from now on; arguments as of :class:`SegModel`."""
+        self.label_map = None if label_map is None else tuple(label_map)
+        self.classes = self._mapped_classes(data_classes)
 
     def _mapped_classes(self, data_classes: int | None) -> tuple[str, ...]:
         """What the classes are called after the label map: a data set's are numbered."""

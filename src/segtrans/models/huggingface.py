@@ -29,7 +29,7 @@ MIX_TRANSFORMERS = {(8, 32): 0, (8, 64): 1, (16, 64): 2, (28, 64): 3, (41, 64): 
 """SegFormer's encoders b0 … b5 by their number of blocks and first width."""
 
 
-def load(name: str, weights: str | None) -> SegModel:
+def load(name: str, weights: str | None = None) -> SegModel:
     """The model in the folder ``name``, or of that id on the hub, with its own weights, a file's or random ones."""
     transformers = _transformers()
     folder = at_home(name)

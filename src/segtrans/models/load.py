@@ -5,21 +5,23 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 
-from segtrans.errors import DataError, ModelError, UsageError, unknown
+from segtrans.errors import DataError, ModelError, UsageError, check_whole, unknown
+from segtrans.models import huggingface, onnx, program
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.layout import lay_out
 from segtrans.paths import at_home
-from segtrans.plugins import Names, check_required, spelled_options
+from segtrans.plugins import Names
+from segtrans.spec import spelled_options, typed_options
 
 
-# Each source imports its library when it is first used: together they take seconds.
+# Imported when first used: with the libraries that they stand on, these take seconds.
 def _torchvision(name: str, weights: str | None = None, classes: int | None = None) -> SegModel:
     from segtrans.models.torchvision import load
 
@@ -38,12 +40,6 @@ def _fcn(name: str, weights: str | None = None, classes: int | None = None) -> S
     return load(name, weights, classes)
 
 
-def _hf(name: str, weights: str | None = None) -> SegModel:
-    from segtrans.models.huggingface import load
-
-    return load(name, weights)
-
-
 def _zoo(name: str, weights: str | None = None) -> SegModel:
     from segtrans.zoo import load_zoo
 
@@ -51,24 +47,6 @@ def _zoo(name: str, weights: str | None = None) -> SegModel:
     if weights is not None:
         load_weights(model.network, at_home(weights))
     return model
-
-
-def _onnx(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.onnx import load
-
-    return load(path, classes, multiple)
-
-
-def _program(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.program import load_program
-
-    return load_program(path, classes, multiple)
-
-
-def _script(path: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
-    from segtrans.models.program import load_script
-
-    return load_script(path, classes, multiple)
 
 
 def _file(path: str, arch: str | None = None, classes: int | None = None) -> SegModel:
@@ -103,20 +81,17 @@ SOURCES: Names[Callable[..., SegModel]] = Names(
     {
         "fcn": _fcn,
         "file": _file,
-        "hf": _hf,
-        "onnx": _onnx,
-        "program": _program,
-        "script": _script,
+        "hf": huggingface.load,
+        "onnx": onnx.load,
+        "program": program.load_program,
+        "script": program.load_script,
         "smp": _smp,
         "torchvision": _torchvision,
         "zoo": _zoo,
         **ENSEMBLES,
     },
 )
-"""A source takes a name and options typed ``str`` or ``int``, each or None."""
-
-ANYWHERE = ("data_classes", "label_map", "mean", "std")
-"""Options of every source but ensembles, whose models have their own."""
+"""A source takes a name and options typed ``str``, ``int`` (from 1) or ``Path``, each or None."""
 
 LIBRARIES = ("fcn", "hf", "smp", "torchvision", "zoo")
 """Sources of networks that libraries define, which our tests know to run in any layout of memory; others may not."""
@@ -168,27 +143,29 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
-    make = SOURCES[source]
-    parameters = list(signature(make, eval_str=True).parameters.values())[1:]
-    own = {p.name: p.annotation for p in parameters}
-    values: dict[str, Any] = {}
-    for key, text in options.items():
-        if key not in own and key not in ANYWHERE:
-            raise unknown(f"option of model source {source!r}", key, (*own, *ANYWHERE))
-        if key in own:
-            values[key] = _count(key, text) if int in (own[key], *get_args(own[key])) else text
-    check_required(parameters, values, f"model {source}:{name}")
+    make, of = SOURCES[source], f"model {source}:{name}"
+    own, anywhere = _options(make), _options(_adjust)
+    values = typed_options(options, {**anywhere, **own}, of)
+    for key, value in values.items():
+        if isinstance(value, int):
+            check_whole(key, value, 1)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
         torch.default_generator.manual_seed(0)
-        model = make(name, **values)
+        model = make(name, **{key: value for key, value in values.items() if key in own})
     if not isinstance(cast(Any, model), SegModel) and source not in ENSEMBLES:
         kind = type(model).__name__
         raise ModelError(f"model source {source!r} made a {kind}; expected a SegModel, as segtrans.models.wrap makes")
     model.name = _title(model.name, source, options.get("weights"))
     if source in LIBRARIES:
         lay_out(model.network)
-    return _adjusted(model, options)
+    _adjust(model, **{key: value for key, value in values.items() if key in anywhere})
+    return model
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """Parameters after the first."""
+    return dict([*signature(function, eval_str=True).parameters.items()][1:])
 
 
 def _title(name: str, source: str, weights: str | None) -> str:
@@ -198,29 +175,21 @@ def _title(name: str, source: str, weights: str | None) -> str:
     return f"{name}[{weights if weights == RANDOM else Path(weights).stem}]"
 
 
-def _adjusted(model: SegModel, options: dict[str, str]) -> SegModel:
-    """``model`` with the options of :data:`ANYWHERE`."""
-    if not any(key in options for key in ANYWHERE):
-        return model
-    colours = {key: _colour(key, options[key]) for key in ("mean", "std") if key in options}
-    label_map, data_classes = model.label_map, len(model.classes)
-    if "label_map" in options:
-        label_map, data_classes = _label_map(options["label_map"], model.network_classes), None
-    return SegModel(
-        model.network,
-        model.network_classes,
-        preprocessing=replace(model.preprocessing, **colours),
-        name=model.name,
-        backbone=model.backbone,
-        label_map=label_map,
-        data_classes=_count("data_classes", options["data_classes"]) if "data_classes" in options else data_classes,
-    )
-
-
-def _count(key: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{key} is {text!r}; allowed are whole numbers from 1")
-    return int(text)
+def _adjust(
+    model: SegModel,
+    data_classes: int | None = None,
+    label_map: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+) -> None:
+    """The options of every source but ensembles, whose models have their own."""
+    colours = {key: _colour(key, text) for key, text in (("mean", mean), ("std", std)) if text is not None}
+    if colours:
+        model.prepare(replace(model.preprocessing, **colours))
+    if label_map is not None:
+        model.relabel(_label_map(label_map, model.network_classes), data_classes)
+    elif data_classes is not None:
+        model.relabel(model.label_map, data_classes)
 
 
 def _colour(key: str, text: str) -> tuple[float, ...]:

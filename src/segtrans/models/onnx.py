@@ -31,9 +31,13 @@ Size = tuple[int, int]
 RETURNED = ("tensor(float)", "tensor(double)", "tensor(float16)")
 
 
-def load(name: str, classes: int | None, multiple: int | None) -> SegModel:
+def load(name: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
     """The model in an ONNX file, without a gradient. Its own metadata say what it is, if :func:`export_onnx` wrote it;
     else it wants normalised images, ImageNet's way unless told otherwise, or, as uint8, plain ones.
+
+    Raises:
+        UsageError: another number of classes than the metadata name, or a graph of another kind.
+        DataError: the file cannot be read. MissingError: the extra is not installed.
     """
     onnx: Any = _libraries()[0]
     path = existing(name)
@@ -43,6 +47,8 @@ def load(name: str, classes: int | None, multiple: int | None) -> SegModel:
     places = {e.value for t in tensors if t.data_location for e in t.external_data if e.key == "location"}
     graph = Graph(session, [path, *(path.parent / p for p in sorted(places))], session.shape, differentiable=False)
     about = session.about()
+    if about and classes not in (None, len(about["classes"])):
+        raise UsageError(f"{path}: knows {len(about['classes'])} classes; leave classes={classes} out")
     whole, plain = about is not None, session.dtype == torch.uint8
     return graph_model(
         graph,
@@ -165,7 +171,7 @@ def _write(model: SegModel, file: Path, size: Size | None) -> str:
 def _difference(model: SegModel, file: Path, size: Size | None) -> str:
     """How the model in the file differs from the one it should be, or nothing."""
     side = getattr(model, "preprocessing", Preprocessing()).max_side or 160
-    written = load(str(file), None, None)
+    written = load(str(file))
     for height, width in [(64, 96), (97, 65), (side + 13, side - 30)] if size is None else [size]:
         x = _noise(3, (height, width))
         try:

@@ -26,7 +26,7 @@ FORBIDDEN = ("aotinductor", "custom_obj", "opaque_obj")
 """Parts of the names of an archive's records that hold machine code or pickled objects."""
 
 
-def load_program(name: str, classes: int | None, multiple: int | None) -> SegModel:
+def load_program(name: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
     """The network in a file that ``torch.export.save`` wrote, of the size and number of images that it was written
     for, or of any where these were dynamic.
     """
@@ -54,7 +54,7 @@ def load_program(name: str, classes: int | None, multiple: int | None) -> SegMod
     return _model(module, path, shape, classes or found, multiple)
 
 
-def load_script(name: str, classes: int | None, multiple: int | None) -> SegModel:
+def load_script(name: str, classes: int | None = None, multiple: int | None = None) -> SegModel:
     """The network in a file that ``torch.jit.save`` wrote, which does not say for what images."""
     path = existing(name)
     try:

@@ -3,9 +3,9 @@
 import json
 import shlex
 
+from segtrans.config import RunConfig
 from segtrans.report.content import Document, surrogates, targets
 from segtrans.report.words import counted, joined
-from segtrans.spec import RunConfig
 
 PROVENANCE = {
     "code": "the authors' code",

@@ -80,7 +80,7 @@ def load_zoo(name: str, roots: Sequence[Path] = ROOTS) -> SegModel:
     if not weights.is_file() or file_hash(weights) != card.sha256:
         raise DataError(f"{weights}: missing, or its hash differs from the one on its card; restore the file")
     network = build(card.head, card.backbone, len(card.classes))
-    network.load_state_dict(single_precision(load_file(weights)))
+    network.load_state_dict(in_precision(torch.float32, load_file(weights)))
     return as_model(network, card.head, card.backbone, card.classes, card.max_side, f"zoo:{name}")
 
 
@@ -99,14 +99,9 @@ def as_model(
     return SegModel(network, classes, preprocessing=preprocessing, name=name, backbone=encoder.encoder)
 
 
-def half_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are stored: fp16, counters as they are."""
-    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
-
-
-def single_precision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are used: float32, counters as they are."""
-    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+def in_precision(dtype: torch.dtype, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of that type, counters as they are."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def predictions(model: SegModel, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
@@ -141,14 +136,14 @@ def agreement(one: SegModel, other: SegModel, data: Dataset) -> float:
 def publish(root: Path, card: dict[str, Any], weights: dict[str, Tensor], data: Dataset) -> Card:
     """Store weights as fp16, evaluate what was stored, and write the card: ``card`` holds all but what is measured."""
     path = root / f"{card['name']}.safetensors"
-    write_atomically(path, lambda temporary: save_file(half_precision(weights), temporary))
+    write_atomically(path, lambda temporary: save_file(in_precision(torch.float16, weights), temporary))
 
     def model(state: dict[str, Tensor]) -> SegModel:
         network = build(card["head"], card["backbone"], len(data.classes))
         network.load_state_dict(state)
         return as_model(network, card["head"], card["backbone"], data.classes, card["max_side"], card["name"])
 
-    stored = model(single_precision(load_file(path)))
+    stored = model(in_precision(torch.float32, load_file(path)))
     score, accuracy = evaluate(stored, data)
     full = Card(
         **card,

@@ -57,16 +57,10 @@ def _network(head: str, backbone: str, classes: int) -> Any:
     match head:
         case "pspnet":
             return smp.PSPNet(**common, encoder_depth=5, output_stride=stride, psp_out_channels=2 * DECODER_CHANNELS)
-        case "deeplabv3":
+        case "deeplabv3" | "deeplabv3plus":
+            make = smp.DeepLabV3 if head == "deeplabv3" else smp.DeepLabV3Plus
             # Rates 6, 12, 18 are the paper's for output stride 16.
-            return smp.DeepLabV3(
-                **common,
-                encoder_output_stride=OUTPUT_STRIDE,
-                decoder_channels=DECODER_CHANNELS,
-                decoder_atrous_rates=(6, 12, 18),
-            )
-        case "deeplabv3plus":
-            return smp.DeepLabV3Plus(
+            return make(
                 **common,
                 encoder_output_stride=OUTPUT_STRIDE,
                 decoder_channels=DECODER_CHANNELS,

@@ -4,7 +4,7 @@ import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from segtrans.data import load_data
+from segtrans.data import Dataset, load_data
 from segtrans.devices import pick_device
 from segtrans.errors import UsageError, unknown
 from segtrans.zoo.cards import Card, publish
@@ -27,7 +27,8 @@ def train_and_publish(
     """Train the network that ``name`` (GROUP/HEAD-BACKBONE) spells and write its weights and card into ``out``.
 
     Raises:
-        UsageError: a name of another form, or unknown group, head or backbone.
+        UsageError: a name of another form, unknown group, head or backbone, or data without masks or of different
+            numbers of classes. DataError: an image or a mask that cannot be read.
     """
     group, slash, network = name.partition("/")
     head, dash, backbone = network.partition("-")
@@ -41,6 +42,7 @@ def train_and_publish(
         raise unknown("backbone", backbone, BACKBONES)
     recipe = RECIPES[group] if steps is None else replace(RECIPES[group], steps=steps)
     training, held_out = load_data(data), load_data(evaluation)
+    _check(training, held_out)
     canvas = load_canvas(training, recipe.side)
     found = train(
         head,
@@ -70,6 +72,20 @@ def train_and_publish(
         found,
         held_out,
     )
+
+
+def _check(training: Dataset, held_out: Dataset) -> None:
+    """That what is trained on the one can be evaluated on all of the other, which would else show hours later."""
+    for data, use in (training, "train"), (held_out, "evaluate"):
+        if not data.classes:
+            raise UsageError(f"data set {data.name!r} has no masks to {use} on")
+    if len(training.classes) != len(held_out.classes):
+        raise UsageError(
+            f"training data {training.name!r} has {len(training.classes)} classes, evaluation data {held_out.name!r} "
+            f"{len(held_out.classes)}; they must be the same"
+        )
+    for _ in held_out:
+        pass  # read, or refused
 
 
 def _commit() -> str:

@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from segtrans.data.base import VOID, Dataset
+from segtrans.data.base import VOID, Dataset, fit
 from segtrans.errors import UsageError
 from segtrans.io import write_atomically
 from segtrans.zoo.augment import augment
@@ -64,7 +62,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Canvas:
-    """A whole data set as two tensors of one size: uint8 images (N, 3, S, S') and labels (N, S, S'), void-padded."""
+    """A whole data set as tensors of one size.
+
+    Attributes:
+        images: uint8 (N, 3, H, W), padded at the bottom and right with the mean colour.
+        labels: uint8 (N, H, W), padded with void.
+        weights: float (N,), from 1; images are drawn in proportion to them, ones with rare classes more often.
+    """
 
     images: Tensor
     labels: Tensor
@@ -81,16 +85,11 @@ def load_canvas(data: Dataset, side: int) -> Canvas:
     """Decode every image with its long side at ``side`` and weigh each by the rarity of its rarest class."""
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    for sample in data:
+    for sample in (fit(sample, side) for sample in data):
         if sample.label is None:
             raise UsageError(f"data set {data.name!r} has no masks to train on")
-        height, width = sample.image.shape[:2]
-        ratio = side / max(height, width)
-        size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-        image = Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR)
-        mask = Image.fromarray(sample.label.to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)
-        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-        labels.append(torch.from_numpy(np.array(mask)))
+        images.append(torch.from_numpy(sample.image).permute(2, 0, 1))
+        labels.append(sample.label.to(torch.uint8))
     height = max(i.shape[-2] for i in images)
     width = max(i.shape[-1] for i in images)
     # Padding is the mean colour of the set, so that borders look like nothing in particular.

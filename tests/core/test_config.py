@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from segtrans.config import RunConfig, make_config, read_config
 from segtrans.errors import DataError, UsageError
-from segtrans.spec import RunConfig, make_config, read_config
 
 
 def test_one_name_stands_for_a_list_and_repetitions_count_once() -> None:
