@@ -44,9 +44,12 @@ LIBRARIES = (
 NOT_DECIDING = frozenset(
     {
         *("cli", "report", "testing"),
-        *(f"bench/{name}.py" for name in ("engines", "estimate", "results", "stopping", "summary", "tables")),
-        *(f"{name}.py" for name in ("completion", "demo", "doctor", "fetch", "listing", "memory", "track")),
-        "unpack.py",
+        *(f"bench/{name}.py" for name in ("__init__", "checks", "engines", "estimate")),
+        *(f"bench/{name}.py" for name in ("results", "stopping", "summary", "tables")),
+        *(f"interop/{name}.py" for name in ("conventions", "hub")),
+        *(f"zoo/{name}.py" for name in ("augment", "recipe", "train")),
+        *(f"{name}.py" for name in ("__main__", "completion", "demo", "doctor", "fetch", "listing", "memory")),
+        *(f"{name}.py" for name in ("queries", "spec", "track", "unpack")),
     }
 )
 """Parts of this package that decide no results."""
