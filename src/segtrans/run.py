@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.data.base import VOID
+from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
 from segtrans.inputs import (
@@ -184,7 +185,7 @@ class Run:
     @property
     def members(self) -> Sequence["Model"]:
         """The models of an ensemble, or the surrogate alone."""
-        return getattr(self.model, "members", None) or (self.model,)
+        return members_of(self.model)
 
     @property
     def network(self) -> nn.Module:

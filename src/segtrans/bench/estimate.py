@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
 from segtrans.bench.predictions import batches, exact, fitting, images_of, predict, synchronise
 from segtrans.catalogue import attack
+from segtrans.ensembles import members_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels
 from segtrans.models import SegModel
@@ -57,7 +57,7 @@ def estimate(plan: Plan) -> Estimate:
         left = {unit: _left(plan, unit) for unit in plan.units}
         backward = {
             name: _seconds(partial(_ascend, ascent, plan.models[name], x, plan.config.batch), x)
-            / ascent.evaluations_on(len(members(plan.models[name]))).total
+            / ascent.evaluations_on(len(members_of(plan.models[name]))).total
             for name in {unit.trial.surrogate for unit, (evaluations, _) in left.items() if evaluations}
         }
     # Which labels, makes no difference to noise; without any the model would be asked.

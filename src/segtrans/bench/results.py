@@ -13,7 +13,7 @@ from torch import Tensor
 
 import segtrans
 from segtrans.attack import Evaluations
-from segtrans.bench.identity import members, versions
+from segtrans.bench.identity import versions
 from segtrans.bench.plan import Plan, Trial, Unit
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard, fingerprint
@@ -31,6 +31,7 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
+from segtrans.ensembles import members_of
 from segtrans.interop.foreign import Foreign
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer, plain_backbone
@@ -155,9 +156,9 @@ def _block(plan: Plan, surrogate: str, target: str) -> str:
     """Transfer within a backbone is nearly a white-box attack, and between CNNs and transformers another matter than
     among CNNs, so these are never averaged. An ensemble counts as whichever of its members is nearest.
     """
-    if plan.functions[surrogate] & plan.functions[target]:
+    if plan.member_hashes[surrogate] & plan.member_hashes[target]:
         return WHITE_BOX
-    ours, theirs = ({member.backbone for member in members(plan.models[name])} for name in (surrogate, target))
+    ours, theirs = ({member.backbone for member in members_of(plan.models[name])} for name in (surrogate, target))
     if {*map(plain_backbone, ours)} & {*map(plain_backbone, theirs)} - {""}:
         return SAME_BACKBONE
     if "" in ours | theirs:
