@@ -20,7 +20,7 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
-from segtrans.io import write_image, write_json
+from segtrans.io import write_image, write_json, write_mask
 from segtrans.spec import RunConfig
 
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle")
@@ -186,7 +186,7 @@ def _draw(
 
     def mask(folder: str, ids: np.ndarray) -> str:
         path = store.png(folder, image)
-        store.write_mask(path, torch.from_numpy(ids))
+        write_mask(path, torch.from_numpy(ids))
         return path.relative_to(root).as_posix()
 
     labels = None

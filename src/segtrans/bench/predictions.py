@@ -14,7 +14,7 @@ from segtrans.bench.plan import Plan
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample, resize
 from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
-from segtrans.io import NOT_NOW, Pixels, to_tensor
+from segtrans.io import NOT_NOW, Pixels, read_mask, to_tensor, write_mask
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
 
@@ -61,7 +61,7 @@ def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Sha
             if fault:
                 unusable.append((sample.name, f"model {model!r} {fault}"))
             else:
-                plan.store.write_mask(plan.clean_path(model, sample.name), prediction)
+                write_mask(plan.clean_path(model, sample.name), prediction)
                 usable.append(sample.name)
         progress.advance(task, len(samples))
     progress.remove_task(task)
@@ -107,7 +107,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
-    """A model's mask of a clean image; made again where its file was lost or damaged."""
+    """A model's mask of a clean image, uint8 (H, W) on the CPU; made again where its file was lost or damaged."""
     mask, fault = kept_mask(plan, name, plan.clean_path(name, sample.name), lambda: sample.image)
     if fault:
         raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before")
@@ -115,18 +115,18 @@ def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
 
 
 def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) -> tuple[Tensor, str]:
-    """A model's mask of an image, from its file or, where that was lost or damaged, made again; and what was wrong with
-    it then, or nothing. Where something was, there is no file.
+    """A model's mask of an image, uint8 (H, W) on the CPU, from its file or, where that was lost or damaged, made anew;
+    and what was wrong with it then, or nothing. Where something was, there is no file.
     """
     try:
-        return plan.store.read_mask(path), ""
+        return torch.from_numpy(read_mask(path)), ""
     except DataError:
         (prediction,), (fault,) = predict(plan.models[name], to_tensor(image())[None].to(plan.device))
     if fault:
         path.unlink(missing_ok=True)
     else:
-        plan.store.write_mask(path, prediction)
-    return prediction.long().cpu(), fault
+        write_mask(path, prediction)
+    return prediction.cpu(), fault
 
 
 def images_of(samples: list[Sample], device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
 from segtrans.errors import DataError, ModelError
-from segtrans.io import read_image, write_image
+from segtrans.io import read_image, write_image, write_mask
 
 Task = TypeVar("Task")
 Finished = dict[Unit, tuple[Shard, dict[str, Shard]]]
@@ -205,7 +205,7 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
         for sample in samples:
             write_image(plan.image_path(sample.name), sample.image)
             if sample.label is not None:
-                plan.store.write_mask(plan.label_path(sample.name), sample.label)
+                write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
                     kept_mask(plan, name, plan.clean_path(name, sample.name), lambda sample=sample: sample.image)
