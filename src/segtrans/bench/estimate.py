@@ -77,8 +77,7 @@ def estimate(plan: Plan) -> Estimate:
         images=len(plan.data),
         gradient_evaluations=sum(evaluations or 0 for evaluations, _ in left.values()),
         forward_passes=sum(count for _, count in passes),
-        seconds=0.0
-        + sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
+        seconds=sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
         + sum(count * forward[name] for name, count in passes),
         disk_bytes=round(crafted * kept / len(plan.data) * image_bytes + sum(c for _, c in unseen) * mask_bytes),
     )
