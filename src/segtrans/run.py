@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.data.base import VOID
+from segtrans.devices import CPU, sent
 from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
@@ -24,7 +25,7 @@ from segtrans.inputs import (
     checked_weights,
     label_range,
 )
-from segtrans.items import CPU, Items, sent
+from segtrans.items import Items
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 

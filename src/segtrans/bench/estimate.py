@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from segtrans.bench.plan import Plan, Unit
-from segtrans.bench.predictions import batches, exact, fitting, images_of, predict, synchronise
+from segtrans.bench.predictions import batches, fitting, images_of, predict
 from segtrans.catalogue import attack
+from segtrans.devices import exact, synchronise
 from segtrans.ensembles import members_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels

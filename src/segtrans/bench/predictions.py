@@ -1,8 +1,7 @@
 """What models say of images, as many at once as memory holds; clean masks on disk, and where a model is usable."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,25 +22,6 @@ TOO_LARGE = "does not fit into memory even with one image at a time"
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")
-
-
-@contextmanager
-def exact(device: torch.device) -> Generator[None]:
-    """Full float32 on GPUs: TensorFloat-32, which convolutions use unless told otherwise, is another attack."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Shard:

@@ -12,10 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_work, exact, kept_mask
+from segtrans.bench.predictions import batches, clean_work, kept_mask
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
+from segtrans.devices import exact
 from segtrans.errors import DataError, ModelError
 from segtrans.io import read_image, write_image, write_mask
 

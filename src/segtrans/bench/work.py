@@ -26,10 +26,10 @@ from segtrans.bench.predictions import (
     keep,
     labels_of,
     predict,
-    synchronise,
 )
 from segtrans.bench.store import Shard
 from segtrans.data.base import Sample
+from segtrans.devices import synchronise
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import Pixels, read_image, to_pixels, to_tensor, write_image, write_mask
 from segtrans.metrics import Counts
