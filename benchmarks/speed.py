@@ -26,7 +26,7 @@ from sections.parts import kernels, startup
 from sections.runs import pipeline, scores
 from sections.setting import Row, Setting
 
-from segtrans.bench.predictions import exact
+from segtrans.devices import exact
 from segtrans.memory import keep_freed_memory
 
 SECTIONS = {

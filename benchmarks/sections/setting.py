@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segtrans.data import images_of, load_data
 from segtrans.data.base import resize
+from segtrans.devices import synchronise
 from segtrans.models import load_model
 from segtrans.models.layout import Enlarged, Pointwise
 from segtrans.objectives.base import pixel_losses
@@ -67,12 +68,11 @@ class Setting:
             torch.autograd.grad(pixel_losses(self.model(leaf), y).mean(), leaf)
 
     def seconds(self, work: Callable[[], object]) -> float:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        device = torch.device(self.device)
+        synchronise(device)
         started = time.perf_counter()
         work()
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronise(device)
         return time.perf_counter() - started
 
     def median(self, work: Callable[[], object]) -> float:

@@ -1,12 +1,17 @@
 """Where tensors are computed."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from segtrans.errors import MissingError, first_line, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+CPU = torch.device("cpu")
+"""Named wherever a tensor is made there, since a program can have another default."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -25,3 +30,29 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise MissingError(f"device {name!r} cannot be used here ({first_line(error)})") from None
     return device
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` of the CPU on a device; a CUDA device is not waited for."""
+    # Of what lies in ordinary memory CUDA has taken a copy when it returns; Apple's devices read it later.
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
+@contextmanager
+def exact(device: torch.device) -> Generator[None]:
+    """Full float32 on GPUs: TensorFloat-32, which convolutions use unless told otherwise, is another attack."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a CUDA device has done all that it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

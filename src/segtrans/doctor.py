@@ -17,6 +17,7 @@ from segtrans.attack import Model
 from segtrans.bench.identity import versions
 from segtrans.data import VOID, batch, load_data
 from segtrans.devices import pick_device
+from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, first_line, lacks_memory, reason
 from segtrans.logits import predicted_classes
 from segtrans.metrics import miou, tally
@@ -95,7 +96,7 @@ def examine(
         labels: int64 (N, H, W), 255 = void.
         classes: how many classes the data has.
     """
-    if members := cast(Sequence[Any], getattr(model, "members", ())):
+    if (members := members_of(cast(Any, model))) != (model,):
         found = [(member.name, examine(member, images, labels, classes=classes)) for member in members]
         return [replace(f, advice=f"{name}: {f.advice}") for name, findings in found for f in findings]
     like = (

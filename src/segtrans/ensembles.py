@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from segtrans.errors import UsageError, check_choice
 from segtrans.models.base import SegModel
+
+Model = TypeVar("Model")
 
 
 class Ensemble(nn.Module):
@@ -48,3 +50,8 @@ class Ensemble(nn.Module):
             # In logarithms throughout: probabilities that underflow would lose their gradient.
             return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
         return logits.mean(0)
+
+
+def members_of(model: Model) -> Sequence[Model]:
+    """The models of an ensemble, whatever its class, or the model alone."""
+    return tuple(getattr(model, "members", None) or (model,))

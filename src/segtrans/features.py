@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, unknown
 from segtrans.residuals import residuals
 
@@ -93,7 +94,7 @@ def find_layer(model: nn.Module, layer: str | float, sample: Tensor) -> nn.Modul
         UsageError: the share is not from 0 to 1.
         ModelError: no module has the name, several could be meant, no module returns maps, or the model is an ensemble.
     """
-    if len(getattr(model, "members", None) or ()) > 1:
+    if len(members_of(model)) > 1:
         raise ModelError(f"{type(model).__name__} is an ensemble; layers belong to one of its members")
     if isinstance(layer, str):
         return _named(model, layer)

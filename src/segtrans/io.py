@@ -195,6 +195,11 @@ def write_image(path: Path, image: Pixels) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(raw))
 
 
+def write_mask(path: Path, mask: Tensor) -> None:
+    """Save class ids (H, W), at most 255 of them, as a single-channel PNG."""
+    write_image(path, mask.byte().cpu().numpy())
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -6,14 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")
-"""Named wherever a tensor is made there, since a program can have another default."""
-
-
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` of the CPU on a device; a CUDA device is not waited for."""
-    # Of what lies in ordinary memory CUDA has taken a copy when it returns; Apple's devices read it later.
-    return values.to(device, non_blocking=device.type == "cuda")
+from segtrans.devices import sent
 
 
 @dataclass(frozen=True, eq=False)

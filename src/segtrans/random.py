@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segtrans.items import CPU, sent
+from segtrans.devices import CPU, sent
 
 
 def _signed(number: int) -> int:

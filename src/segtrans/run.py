@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.data.base import VOID
+from segtrans.devices import CPU, sent
+from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
 from segtrans.inputs import (
@@ -23,7 +25,7 @@ from segtrans.inputs import (
     checked_weights,
     label_range,
 )
-from segtrans.items import CPU, Items, sent
+from segtrans.items import Items
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -184,7 +186,7 @@ class Run:
     @property
     def members(self) -> Sequence["Model"]:
         """The models of an ensemble, or the surrogate alone."""
-        return getattr(self.model, "members", None) or (self.model,)
+        return members_of(self.model)
 
     @property
     def network(self) -> nn.Module:

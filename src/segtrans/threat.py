@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from segtrans.devices import CPU
 from segtrans.errors import UsageError
-from segtrans.items import CPU
 from segtrans.random import Draw
 
 

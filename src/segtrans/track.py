@@ -8,13 +8,14 @@ is ``_``. A run that goes on tells all of it again.
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from segtrans.errors import MissingError, optional, reason
+from segtrans.metrics import HEADLINES
 
 Values = Mapping[str, float]
 Log = Callable[[Values, int], None]
@@ -78,27 +79,13 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], tuple[Log, Callable[[], 
 def followed(
     names: Iterable[str], folder: Path, config: Mapping[str, Any], on_trial: Callable[[Any], None] | None = None
 ) -> Generator[tuple[Callable[[Document], None], Callable[[Document], None]]]:
-    """What tells the named trackers and ``on_trial`` of a unit, and what tells trackers of the whole. One that fails is
-    left alone from there on, after a sentence on standard error.
+    """What tells the named trackers and ``on_trial`` of a trial, and what tells trackers of the whole run, each by its
+    document. One that fails is left alone from there on, after a sentence on standard error.
 
     Raises:
         MissingError: a tracker that is not installed.
     """
     logs: list[Log] = []
-    closes: list[Callable[[], None]] = []
-    for name in names:
-        try:
-            with optional(f"track: {name}", "track"):
-                log, close = TRACKERS[name](folder / name, config)
-        except MissingError:
-            for close in closes:
-                close()
-            raise
-        except Exception as error:  # noqa: BLE001 whatever it is, it concerns the tracker alone
-            _give_up(name, error)
-        else:
-            logs.append(_guarded(name, log))
-            closes.append(_guarded(name, close))
     heard = [] if on_trial is None else [_guarded("on_trial", on_trial)]
 
     def tell(document: Document) -> None:
@@ -112,11 +99,19 @@ def followed(
         for log in logs:
             log(_summary(document), 0)
 
-    try:
+    with ExitStack() as opened:
+        for name in names:
+            try:
+                with optional(f"track: {name}", "track"):
+                    log, close = TRACKERS[name](folder / name, config)
+            except MissingError:
+                raise
+            except Exception as error:  # noqa: BLE001 whatever it is, it concerns the tracker alone
+                _give_up(name, error)
+            else:
+                logs.append(_guarded(name, log))
+                opened.callback(_guarded(name, close))
         yield tell, conclude
-    finally:
-        for close in closes:
-            close()
 
 
 def _guarded(name: str, call: Callable[..., None]) -> Callable[..., None]:
@@ -143,7 +138,7 @@ def _values(document: Document) -> Iterator[tuple[Values, int]]:
     """Measures by name, with the seed."""
     for cell in document["cells"]:
         where = _path(cell["surrogate"], cell["attack"], cell["target"])
-        yield _defined({f"{name}/{where}": cell[name] for name in ("asr_miou", "asr_pixel", "miou")}), cell["seed"]
+        yield _defined({f"{name}/{where}": cell[name] for name in (*HEADLINES, "miou")}), cell["seed"]
     for cost in document["costs"]:
         yield {f"seconds/{_path(cost['surrogate'], cost['attack'])}": cost["seconds"]}, cost["seed"]
 
@@ -153,7 +148,7 @@ def _summary(document: Document) -> Values:
         {
             f"summary/{name}/{_path(entry['block'], entry['attack'])}": entry[name]
             for entry in document["summary"]
-            for name in ("asr_miou", "asr_pixel")
+            for name in HEADLINES
         }
     )
 

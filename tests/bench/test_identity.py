@@ -265,6 +265,9 @@ SAME_WORK: dict[str, Any] = {
     "copy of a model": remade("s", 0),
     "source of the report": source("report/html.py"),
     "source of the command line": source("cli/options.py"),
+    "source of the configuration": source("spec.py"),
+    "source of what is refused": source("bench/checks.py"),
+    "source of training": source("zoo/train.py"),
     "source of the checks": source("testing/attacks.py"),
     "place of the results": lambda setup: setup.config.update(out=setup.root / "elsewhere"),
 }
@@ -295,6 +298,11 @@ def test_what_decides_scores_alone(name: str, setup: Setup, monkeypatch: pytest.
 def test_what_decides_nothing(name: str, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identities(setup.plan())
     assert after(SAME_WORK[name], setup, monkeypatch) == before
+
+
+@pytest.mark.parametrize("name", sorted(identity.NOT_DECIDING))
+def test_what_decides_nothing_is_part_of_the_package(name: str) -> None:
+    assert (Path(segtrans.__file__).parent / name).exists()
 
 
 @dataclass(frozen=True, kw_only=True)

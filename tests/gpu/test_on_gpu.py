@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segtrans.bench.predictions import exact
 from segtrans.catalogue import ENTRIES
+from segtrans.devices import exact
 from segtrans.interpolation import interpolate
 from segtrans.metrics import Counts
 from segtrans.models import load_model

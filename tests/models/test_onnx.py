@@ -20,7 +20,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from segtrans import bench
-from segtrans.bench.plan import make_plan, model_hash
+from segtrans.bench.identity import model_hash
+from segtrans.bench.plan import make_plan
 from segtrans.cli import main
 from segtrans.config import make_config
 from segtrans.doctor import examine

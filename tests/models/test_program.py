@@ -14,7 +14,7 @@ import torch
 from model_contract import assert_contract, images
 from torch import Tensor, nn
 
-from segtrans.bench.plan import model_hash
+from segtrans.bench.identity import model_hash
 from segtrans.catalogue import attack
 from segtrans.errors import DataError, ImageSizeError, ModelError, UsageError
 from segtrans.models import load_model, wrap

@@ -21,7 +21,7 @@ from segtrans.bench.summary import (
 )
 from segtrans.catalogue import ENTRIES
 from segtrans.config import RunConfig
-from segtrans.io import write_image, write_json
+from segtrans.io import write_image, write_json, write_mask
 
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle")
 BACKBONES = ("resnet50", "resnet50", "mobilenet", "mit_b0")
@@ -187,7 +187,7 @@ def _draw(
 
     def mask(folder: str, ids: np.ndarray) -> str:
         path = store.png(folder, image)
-        store.write_mask(path, torch.from_numpy(ids))
+        write_mask(path, torch.from_numpy(ids))
         return path.relative_to(root).as_posix()
 
     labels = None

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from segtrans.bench.identity import members
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset
-from segtrans.ensembles import Ensemble
+from segtrans.ensembles import Ensemble, members_of
 from segtrans.errors import ModelError, SegtransError, UsageError
 from segtrans.goals import Towards
 from segtrans.models import SegModel
@@ -29,7 +28,7 @@ def check_given(models: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]
         if not isinstance(cast(Any, model), SegModel | Ensemble):
             kind = type(model).__name__
             raise UsageError(f"model {name!r} is a {kind}; allowed are what segtrans.models.wrap and load_model return")
-        if any(module.training for member in members(model) for module in member.modules()):
+        if any(module.training for member in members_of(model) for module in member.modules()):
             raise UsageError(f"model {name!r} is in training mode, in which it depends on the batch; call its eval()")
 
 
@@ -99,7 +98,7 @@ def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, An
     """ModelError if an attack would ask a surrogate for gradients that it cannot give."""
     asking = next((name for name, attack in attacks.items() if attack.evaluations), None)
     for name, model in surrogates.items():
-        for part in members(model) if asking is not None else ():
+        for part in members_of(model) if asking is not None else ():
             if not getattr(part, "differentiable", True):
                 who = "" if part is model else f": its member {part.name!r}"
                 raise ModelError(

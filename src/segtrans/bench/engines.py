@@ -163,7 +163,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
 
     left: list[Any] = []
     try:
-        with _elsewhere(plan, helper) as helpers:
+        with _elsewhere(plan, helper) as (helpers, file):
             tasks = {task.remote(each): each for each in helpers}
             left = list(tasks)
             for _ in _looks(plan, stop, progress):
@@ -172,7 +172,7 @@ def ray(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generator
                 if not left:
                     break
             else:
-                helpers[0].stop.path.touch()
+                file.path.touch()
                 # Those that found no room yet would never learn of it.
                 for each in (each for each in left if not tasks[each].begun.exists()):
                     library.cancel(each)
@@ -211,7 +211,7 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
 
     jobs: list[Any] = []
     try:
-        with _elsewhere(plan, helper) as helpers:
+        with _elsewhere(plan, helper) as (helpers, file):
             try:
                 with executor.batch():
                     submitted = [executor.submit(each) for each in helpers]
@@ -222,7 +222,7 @@ def slurm(plan: Plan, helper: Helper, stop: Stop, progress: Progress) -> Generat
                 if all(job.done() for job in jobs):
                     break
             else:
-                helpers[0].stop.path.touch()
+                file.path.touch()
                 for job, each in zip(jobs, helpers, strict=True):
                     if not each.begun.exists():
                         job.cancel()
@@ -253,16 +253,15 @@ def _imported(library: str) -> Any:
 
 
 @contextmanager
-def _elsewhere(plan: Plan, helper: Helper) -> Generator[list[Any]]:
-    """As many helpers as the plan has workers, with a file that stops them."""
+def _elsewhere(plan: Plan, helper: Helper) -> Generator[tuple[list[Helper], StopFile]]:
+    """As many helpers as the plan has workers, and the file that stops them."""
     workers = plan.config.workers
     file = StopFile(plan.store.root.resolve() / "units" / f"stop-{secrets.token_hex(4)}")
     file.path.parent.mkdir(parents=True, exist_ok=True)
     config = plan.config.model_copy(update={"out": plan.config.out.resolve()})
     try:
-        yield [
-            replace(helper, config=config, stop=file, first=i / workers, threads=config.cpus) for i in range(workers)
-        ]
+        each = replace(helper, config=config, stop=file, threads=config.cpus)
+        yield [replace(each, first=i / workers) for i in range(workers)], file
     finally:
         for path in file.path.parent.glob(f"{file.path.name}*"):
             path.unlink(missing_ok=True)
@@ -270,10 +269,11 @@ def _elsewhere(plan: Plan, helper: Helper) -> Generator[list[Any]]:
 
 def _looks(plan: Plan, stop: Stop, progress: Progress) -> Iterator[None]:
     """Now and then, until asked to stop; meanwhile the bar tells how much is done."""
-    task = progress.add_task("units", total=len(plan.units))
+    task, left = progress.add_task("units", total=len(plan.units)), plan.units
     while not stop.poll():
         yield
-        progress.update(task, completed=sum(map(plan.is_done, plan.units)))
+        left = [unit for unit in left if not plan.is_done(unit)]
+        progress.update(task, completed=len(plan.units) - len(left))
         time.sleep(POLL)
     progress.remove_task(task)
 

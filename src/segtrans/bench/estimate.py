@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from segtrans.bench.identity import members
 from segtrans.bench.plan import Plan, Unit
-from segtrans.bench.predictions import batches, exact, fitting, predict, synchronise
+from segtrans.bench.predictions import batches, fitting, predict
 from segtrans.catalogue import attack
 from segtrans.data import images_of
+from segtrans.devices import exact, synchronise
+from segtrans.ensembles import members_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels
 from segtrans.models import SegModel
@@ -58,7 +59,7 @@ def estimate(plan: Plan) -> Estimate:
         left = {unit: _left(plan, unit) for unit in plan.units}
         backward = {
             name: _seconds(partial(_ascend, ascent, plan.models[name], x, plan.config.batch), x)
-            / ascent.evaluations_on(len(members(plan.models[name]))).total
+            / ascent.evaluations_on(len(members_of(plan.models[name]))).total
             for name in {unit.trial.surrogate for unit, (evaluations, _) in left.items() if evaluations}
         }
     # Which labels, makes no difference to noise; without any the model would be asked.
@@ -78,8 +79,7 @@ def estimate(plan: Plan) -> Estimate:
         images=len(plan.data),
         gradient_evaluations=sum(evaluations or 0 for evaluations, _ in left.values()),
         forward_passes=sum(count for _, count in passes),
-        seconds=0.0
-        + sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
+        seconds=sum(n * backward[unit.trial.surrogate] for unit, (n, _) in left.items() if n)
         + sum(count * forward[name] for name, count in passes),
         disk_bytes=round(crafted * kept / len(plan.data) * image_bytes + sum(c for _, c in unseen) * mask_bytes),
     )

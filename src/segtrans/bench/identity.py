@@ -24,6 +24,7 @@ import segtrans
 from segtrans.bank import chosen, forget
 from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
+from segtrans.ensembles import members_of
 from segtrans.io import file_hash
 from segtrans.models import SegModel
 from segtrans.worst import AnyAttack
@@ -44,9 +45,12 @@ LIBRARIES = (
 NOT_DECIDING = frozenset(
     {
         *("cli", "report", "testing"),
-        *(f"bench/{name}.py" for name in ("engines", "estimate", "results", "stopping", "summary", "tables")),
-        *(f"{name}.py" for name in ("completion", "demo", "doctor", "fetch", "listing", "memory", "track")),
-        "unpack.py",
+        *(f"bench/{name}.py" for name in ("__init__", "checks", "engines", "estimate")),
+        *(f"bench/{name}.py" for name in ("results", "stopping", "summary", "tables")),
+        *(f"interop/{name}.py" for name in ("conventions", "hub")),
+        *(f"zoo/{name}.py" for name in ("augment", "recipe", "train")),
+        *(f"{name}.py" for name in ("__main__", "completion", "demo", "doctor", "fetch", "listing", "memory")),
+        *(f"{name}.py" for name in ("config", "queries", "track", "unpack")),
     }
 )
 """Parts of this package that decide no results."""
@@ -89,22 +93,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def members(model: SegModel) -> list[SegModel]:
-    """The models of an ensemble, or the model alone."""
-    return list(getattr(model, "members", (model,)))
-
-
-def functions(model: SegModel, own: str) -> frozenset[str]:
-    """Fingerprints of an ensemble's members, or a model's ``own``, which took reading all of its weights."""
-    parts = members(model)
-    return frozenset({own}) if parts == [model] else frozenset(map(model_hash, parts))
-
-
 def model_hash(model: SegModel) -> str:
     """What a model computes: its structure, its weights, its preprocessing and its label map."""
-    parts = members(model)
-    if parts != [model]:
-        return fingerprint([getattr(model, "fuse", ""), *map(model_hash, parts)])
+    return model_hashes(model)[0]
+
+
+def model_hashes(model: SegModel) -> tuple[str, frozenset[str]]:
+    """What a model computes and what each of its members does, which is the same unless it is an ensemble; together,
+    since it takes reading all weights.
+    """
+    if (members := members_of(model)) != (model,):
+        hashes = [model_hash(member) for member in members]
+        return fingerprint([getattr(model, "fuse", ""), *hashes]), frozenset(hashes)
+    own = _hash_alone(model)
+    return own, frozenset({own})
+
+
+def _hash_alone(model: SegModel) -> str:
     network = model.network
     # What modules print does not hold everything; Hugging Face models have the rest in their configuration.
     described = (

@@ -17,12 +17,13 @@ from segtrans.bench.checks import (
     check_gradients,
     check_writable,
 )
-from segtrans.bench.identity import attack_identity, functions, image_hashes, members, model_hash, surroundings
+from segtrans.bench.identity import attack_identity, image_hashes, model_hashes, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
 from segtrans.catalogue import attack as read_attack
 from segtrans.config import RunConfig
 from segtrans.data import Dataset, load_data
 from segtrans.devices import pick_device
+from segtrans.ensembles import members_of
 from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, load_model
 from segtrans.models.load import ENSEMBLES
@@ -53,7 +54,7 @@ class Plan:
     """A run with all its values at hand.
 
     ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes,
-    ``functions`` what each of its members does, which is the model itself unless it is an ensemble, and
+    ``member_hashes`` what each of its members does, which is the model itself unless it is an ensemble, and
     ``image_hashes`` each image with its mask. ``device`` is where this process computes, of the ``kind`` that the run
     is for unless that is only found elsewhere. ``again`` makes the plan of a configuration with the same objects.
     """
@@ -68,7 +69,7 @@ class Plan:
     kind: str
     store: Store
     surroundings: str
-    functions: dict[str, frozenset[str]]
+    member_hashes: dict[str, frozenset[str]]
     again: Callable[[RunConfig], "Plan"]
 
     @property
@@ -167,7 +168,7 @@ class Plan:
 
     def evaluations_per_image(self, trial: Trial) -> Evaluations:
         """What an attack asks of a surrogate, which may be an ensemble."""
-        return self.attacks[trial.attack].evaluations_on(len(members(self.models[trial.surrogate])))
+        return self.attacks[trial.attack].evaluations_on(len(members_of(self.models[trial.surrogate])))
 
     @cached_property
     def images_identity(self) -> Callable[[range], str]:
@@ -276,19 +277,19 @@ def make_plan(
     }
     check_classes(found_models, data)
     check_gradients({name: found_models[name] for name in config.surrogates}, found_attacks)
-    hashes = {name: model_hash(model) for name, model in found_models.items()}
+    hashes = {name: model_hashes(model) for name, model in found_models.items()}
     return Plan(
         config=config,
         data=data,
         models=found_models,
-        hashes=hashes,
+        hashes={name: own for name, (own, _) in hashes.items()},
         image_hashes=image_hashes(data),
         attacks=found_attacks,
         device=device,
         kind=kind,
         store=Store(config.out),
         surroundings=surroundings(kind),
-        functions={name: functions(model, hashes[name]) for name, model in found_models.items()},
+        member_hashes={name: members for name, (_, members) in hashes.items()},
         again=again,
     )
 

@@ -1,8 +1,7 @@
 """What models say of images, as many at once as memory holds; clean masks on disk, and where a model is usable."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from segtrans.bench.store import Shard
 from segtrans.data import Sample, images_of
 from segtrans.data.base import resize
 from segtrans.errors import DataError, ImageSizeError, ModelError, lacks_memory
-from segtrans.io import NOT_NOW, Pixels, to_tensor
+from segtrans.io import NOT_NOW, Pixels, read_mask, to_tensor, write_mask
 from segtrans.logits import finite_images, predicted_classes
 from segtrans.models import SegModel
 
@@ -24,25 +23,6 @@ TOO_LARGE = "does not fit into memory even with one image at a time"
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")
-
-
-@contextmanager
-def exact(device: torch.device) -> Generator[None]:
-    """Full float32 on GPUs: TensorFloat-32, which convolutions use unless told otherwise, is another attack."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Shard:
@@ -62,7 +42,7 @@ def clean_work(plan: Plan, model: str, images: range, progress: Progress) -> Sha
             if fault:
                 unusable.append((sample.name, f"model {model!r} {fault}"))
             else:
-                plan.store.write_mask(plan.clean_path(model, sample.name), prediction)
+                write_mask(plan.clean_path(model, sample.name), prediction)
                 usable.append(sample.name)
         progress.advance(task, len(samples))
     progress.remove_task(task)
@@ -108,7 +88,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
-    """A model's mask of a clean image; made again where its file was lost or damaged."""
+    """A model's mask of a clean image, uint8 (H, W) on the CPU; made again where its file was lost or damaged."""
     mask, fault = kept_mask(plan, name, plan.clean_path(name, sample.name), lambda: sample.image)
     if fault:
         raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before")
@@ -116,18 +96,18 @@ def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
 
 
 def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) -> tuple[Tensor, str]:
-    """A model's mask of an image, from its file or, where that was lost or damaged, made again; and what was wrong with
-    it then, or nothing. Where something was, there is no file.
+    """A model's mask of an image, uint8 (H, W) on the CPU, from its file or, where that was lost or damaged, made anew;
+    and what was wrong with it then, or nothing. Where something was, there is no file.
     """
     try:
-        return plan.store.read_mask(path), ""
+        return torch.from_numpy(read_mask(path)), ""
     except DataError:
         (prediction,), (fault,) = predict(plan.models[name], to_tensor(image())[None].to(plan.device))
     if fault:
         path.unlink(missing_ok=True)
     else:
-        plan.store.write_mask(path, prediction)
-    return prediction.long().cpu(), fault
+        write_mask(path, prediction)
+    return prediction.cpu(), fault
 
 
 def predict(model: SegModel, x: Tensor) -> tuple[Tensor, list[str]]:

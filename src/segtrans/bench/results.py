@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import segtrans
 from segtrans.attack import Evaluations
-from segtrans.bench.identity import members, versions
+from segtrans.bench.identity import versions
 from segtrans.bench.plan import Plan, Trial, Unit
 from segtrans.bench.runner import Outcome
 from segtrans.bench.store import Shard, fingerprint
@@ -31,6 +31,7 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
+from segtrans.ensembles import members_of
 from segtrans.interop.foreign import Foreign
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer, plain_backbone
@@ -56,80 +57,84 @@ class _Score:
     drawn: Mapping[str, Tensor]
 
 
+_Scorer = Callable[[Counts, Sequence[str]], _Score]
+"""What counts of images, which are given by name, come to."""
+
+
 def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Everything a run found, with fractions for measures and null for what is undefined."""
-    weights = resamples(len(plan.data))
-
-    def score(counts: Counts, images: Sequence[str]) -> _Score:
-        least = 0.0 if plan.labelled else LEAST_SHARE
-        drawn = counts.resampled(weights[:, [plan.places[image] for image in images]], least=least)
-        return _Score(counts, images, counts.measures(least=least), drawn)
-
-    cells: list[dict[str, Any]] = []
-    scores: dict[Key, _Score] = {}
-    for trial, target in product(outcome.trials, plan.targets):
-        shard = outcome.scores[trial, target]
-        if shard.tensors:
-            counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
-            found = score(counts, shard.header["images"])
-            cells.append(_cell(plan, trial, target, found))
-            scores[key(cells[-1])] = found
+    scorer = _scorer(plan)
+    cells, scores = _cells(plan, outcome.scores, scorer)
+    baseline = plan.config.baseline
 
     def lead(ours: Key, theirs: Key) -> Lead:
-        """On the images of both, of which either attack may have failed on some."""
-        one, other = scores[ours], scores[theirs]
-        if one.images != other.images:
-            places = [{image: n for n, image in enumerate(s.images)} for s in (one, other)]
-            shared = [image for image in one.images if image in places[1]]
-            one, other = (
-                score(s.counts[[at[image] for image in shared]], shared)
-                for s, at in zip((one, other), places, strict=True)
-            )
-        return {n: (one.measures[n] - other.measures[n], one.drawn[n] - other.drawn[n]) for n in HEADLINES}
+        return _lead(scores[ours], scores[theirs], scorer)
 
-    replicates = {key: score.drawn for key, score in scores.items()}
-    baseline = plan.config.baseline
     return _without_nan(
         {
             "segtrans": segtrans.__version__,
             "format": FORMAT,
             "config": plan.config.model_dump(mode="json"),
-            "data": {
-                "name": plan.data.name,
-                "images": len(plan.data),
-                "classes": list(plan.data.classes),
-                "palette": [list(colour) for colour in plan.data.palette],
-                "reference": "masks" if plan.labelled else "each target's own clean prediction",
-                "hash": fingerprint(plan.image_hashes),
-            },
+            "data": _data(plan),
             "models": {name: _model(plan, name) for name in plan.models},
             "attacks": {name: _attack(plan, name) for name in plan.config.attacks},
             "cells": cells,
             "pictures": _pictures(plan, outcome),
             "costs": [_cost(plan, trial, shard) for trial, shard in outcome.trials.items()],
-            "summary": summary(cells, replicates),
+            "summary": summary(cells, {key: score.drawn for key, score in scores.items()}),
             "comparison": [] if baseline is None else comparison(cells, lead, baseline),
             "class_iou": class_means(cells, {key: _ious(score.counts) for key, score in scores.items()})
             if plan.labelled
             else [],
             "failures": [asdict(failure) for failure in outcome.failures],
             "interrupted": outcome.interrupted,
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "device": str(plan.device),
-                "threads": torch.get_num_threads(),
-                "tf32": False,
-                "libraries": versions(),
-            },
+            "environment": _environment(plan),
         }
     )
 
 
 def trial_document(plan: Plan, trial: Trial, crafted: Shard, scores: Mapping[str, Shard]) -> dict[str, Any]:
     """``cells`` and ``costs`` of one trial, as they will be in the run's document."""
-    found = document(plan, Outcome({trial: crafted}, {(trial, target): shard for target, shard in scores.items()}))
-    return {key: found[key] for key in ("cells", "costs")}
+    cells, _ = _cells(plan, {(trial, target): shard for target, shard in scores.items()}, _scorer(plan))
+    return _without_nan({"cells": cells, "costs": [_cost(plan, trial, crafted)]})
+
+
+def _scorer(plan: Plan) -> _Scorer:
+    """What resamples all of a run's cells alike."""
+    weights, least = resamples(len(plan.data)), 0.0 if plan.labelled else LEAST_SHARE
+
+    def score(counts: Counts, images: Sequence[str]) -> _Score:
+        drawn = counts.resampled(weights[:, [plan.places[image] for image in images]], least=least)
+        return _Score(counts, images, counts.measures(least=least), drawn)
+
+    return score
+
+
+def _cells(
+    plan: Plan, shards: Mapping[tuple[Trial, str], Shard], scorer: _Scorer
+) -> tuple[list[dict[str, Any]], dict[Key, _Score]]:
+    """The cells of trials and targets that have a scored image, and their scores."""
+    cells: list[dict[str, Any]] = []
+    scores: dict[Key, _Score] = {}
+    for (trial, target), shard in shards.items():
+        if shard.tensors:
+            counts = Counts(**{name: tensor.long() for name, tensor in shard.tensors.items()})
+            score = scorer(counts, shard.header["images"])
+            cells.append(_cell(plan, trial, target, score))
+            scores[key(cells[-1])] = score
+    return cells, scores
+
+
+def _lead(ours: _Score, theirs: _Score, scorer: _Scorer) -> Lead:
+    """On the images of both, of which either attack may have failed on some."""
+    if ours.images != theirs.images:
+        places = [{image: n for n, image in enumerate(score.images)} for score in (ours, theirs)]
+        shared = [image for image in ours.images if image in places[1]]
+        ours, theirs = (
+            scorer(score.counts[[at[image] for image in shared]], shared)
+            for score, at in zip((ours, theirs), places, strict=True)
+        )
+    return {n: (ours.measures[n] - theirs.measures[n], ours.drawn[n] - theirs.drawn[n]) for n in HEADLINES}
 
 
 def _cell(plan: Plan, trial: Trial, target: str, score: _Score) -> dict[str, Any]:
@@ -155,9 +160,9 @@ def _block(plan: Plan, surrogate: str, target: str) -> str:
     """Transfer within a backbone is nearly a white-box attack, and between CNNs and transformers another matter than
     among CNNs, so these are never averaged. An ensemble counts as whichever of its members is nearest.
     """
-    if plan.functions[surrogate] & plan.functions[target]:
+    if plan.member_hashes[surrogate] & plan.member_hashes[target]:
         return WHITE_BOX
-    ours, theirs = ({member.backbone for member in members(plan.models[name])} for name in (surrogate, target))
+    ours, theirs = ({member.backbone for member in members_of(plan.models[name])} for name in (surrogate, target))
     if {*map(plain_backbone, ours)} & {*map(plain_backbone, theirs)} - {""}:
         return SAME_BACKBONE
     if "" in ours | theirs:
@@ -219,6 +224,17 @@ def _cost(plan: Plan, trial: Trial, shard: Shard) -> dict[str, Any]:
     }
 
 
+def _data(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.data.name,
+        "images": len(plan.data),
+        "classes": list(plan.data.classes),
+        "palette": [list(colour) for colour in plan.data.palette],
+        "reference": "masks" if plan.labelled else "each target's own clean prediction",
+        "hash": fingerprint(plan.image_hashes),
+    }
+
+
 def _model(plan: Plan, name: str) -> dict[str, Any]:
     model = plan.models[name]
     return {
@@ -253,6 +269,17 @@ def _gradients(attack: AnyAttack, asked: Evaluations) -> dict[str, int]:
     return {
         "gradient_evaluations_per_iteration": asked.per_iteration if attack.iterations else 0,
         "gradient_evaluations_of_preparation": asked.preparation,
+    }
+
+
+def _environment(plan: Plan) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(plan.device),
+        "threads": torch.get_num_threads(),
+        "tf32": False,
+        "libraries": versions(),
     }
 
 

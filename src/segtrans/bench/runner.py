@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_work, exact, kept_mask
+from segtrans.bench.predictions import batches, clean_work, kept_mask
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
+from segtrans.devices import exact
 from segtrans.errors import DataError, ModelError
-from segtrans.io import read_image, write_image
+from segtrans.io import read_image, write_image, write_mask
 
 Task = TypeVar("Task")
 Finished = dict[Unit, tuple[Shard, dict[str, Shard]]]
@@ -205,7 +206,7 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
         for sample in samples:
             write_image(plan.image_path(sample.name), sample.image)
             if sample.label is not None:
-                plan.store.write_mask(plan.label_path(sample.name), sample.label)
+                write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
                     kept_mask(plan, name, plan.clean_path(name, sample.name), lambda sample=sample: sample.image)

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from segtrans.io import Pixels, read_image, read_mask, write_atomically, write_image
+from segtrans.io import write_atomically
 
 _BLANK = b"0" * 64
 
@@ -102,18 +100,6 @@ class Store:
     def png(self, folder: str, image: str) -> Path:
         """Where the PNG of an image lies within ``folder``."""
         return self.root / folder / f"{slug(image)}.png"
-
-    def keep_image(self, path: Path, pixels: Pixels) -> Pixels:
-        """Write an adversarial image and read it back, so that what is scored is what is on disk."""
-        write_image(path, pixels)
-        return read_image(path)
-
-    def write_mask(self, path: Path, mask: Tensor) -> None:
-        """Class ids (H, W), at most 255 of them, as a single-channel PNG."""
-        write_image(path, mask.to(torch.uint8).cpu().numpy())
-
-    def read_mask(self, path: Path) -> Tensor:
-        return torch.from_numpy(read_mask(path).astype(np.int64))
 
 
 def _checksum(raw: bytes) -> str:

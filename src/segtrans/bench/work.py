@@ -24,12 +24,12 @@ from segtrans.bench.predictions import (
     fitting,
     keep,
     predict,
-    synchronise,
 )
 from segtrans.bench.store import Shard
 from segtrans.data import Sample, images_of, labels_of
+from segtrans.devices import synchronise
 from segtrans.errors import DataError, ModelError, UsageError
-from segtrans.io import Pixels, read_image, to_pixels, to_tensor
+from segtrans.io import Pixels, read_image, to_pixels, to_tensor, write_image, write_mask
 from segtrans.metrics import Counts
 
 WRITERS = 8
@@ -179,7 +179,9 @@ class UnitWork:
         """An adversarial image as it is on disk, or would be if all were kept."""
         pixels = to_pixels(image)
         if self.plan.config.save_images or sample.name in self.plan.pictured:
-            pixels = self.plan.store.keep_image(self.path(sample.name), pixels)
+            path = self.path(sample.name)
+            write_image(path, pixels)
+            pixels = read_image(path)
         return sample, pixels
 
     def _reread(self) -> bool:
@@ -231,7 +233,7 @@ class UnitWork:
             self.scored[name] += [samples[i].name for i in use]
             for i, mask in zip(use, after, strict=True):
                 if samples[i].name in plan.pictured:
-                    plan.store.write_mask(plan.mask_path(self.unit, name, samples[i].name), mask)
+                    write_mask(plan.mask_path(self.unit, name, samples[i].name), mask)
 
 
 def _counts(truth: Tensor, before: Tensor, after: Tensor, classes: int, *, chunk: int) -> Counts:

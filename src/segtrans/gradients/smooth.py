@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segtrans.devices import CPU
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform
-from segtrans.items import CPU
 
 if TYPE_CHECKING:
     from segtrans.run import Run

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
+from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, SegtransError, UsageError, check_number, lacks_memory, reason, unknown
 from segtrans.inputs import (
     allowed_region,
@@ -243,9 +244,8 @@ class Foreign:
         if not (bool(shown.finite) and bool(found.isfinite().all())):
             return image, False, True, shown.evaluations
         stalled = shown.evaluations > 0 and not bool(shown.alive)
-        members = len(getattr(model, "members", None) or (model,))
         adversarial = self.threat.project(found, image).where(allowed, image)
-        return adversarial, stalled, False, members * shown.evaluations
+        return adversarial, stalled, False, len(members_of(model)) * shown.evaluations
 
     def _arguments(self, key: int) -> dict[str, Any]:
         """What the library's class or function is given beside model, image and labels."""

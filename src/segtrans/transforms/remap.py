@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segtrans.devices import CPU, sent
 from segtrans.errors import UsageError, check_choice, check_number, check_whole
-from segtrans.items import CPU, sent
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range, positions, resample
 

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from segtrans.devices import CPU
 from segtrans.errors import UsageError, check_number, check_whole
-from segtrans.items import CPU
 from segtrans.random import Draw
 from segtrans.transforms.base import positions
 from segtrans.transforms.blocks import Displacement
