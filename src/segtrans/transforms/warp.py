@@ -10,7 +10,7 @@ from torch import Tensor
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.items import CPU
 from segtrans.random import Draw
-from segtrans.transforms.base import positions
+from segtrans.transforms.base import positions, within
 from segtrans.transforms.blocks import Displacement
 
 
@@ -48,9 +48,7 @@ class Warp(Displacement):
         influence = _influence(self.mesh, x)
         rows = positions(height, x)[:, None] + _sum(influence, down) * ((height - 1) / 2)
         cols = positions(width, x) + _sum(influence, right) * ((width - 1) / 2)
-        # A pixel reaches half a pixel beyond its centre.
-        inside = (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
-        return rows, cols, inside
+        return rows, cols, within(rows, cols, height, width)
 
 
 def _influence(mesh: int, like: Tensor) -> list[Tensor]:
