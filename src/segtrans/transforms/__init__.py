@@ -2,7 +2,7 @@
 
 from segtrans.transforms.base import Transform
 from segtrans.transforms.blocks import Crop, Rotate, Shuffle, Structure
-from segtrans.transforms.learned import Chain, Operators
+from segtrans.transforms.chains import Chain, Operators
 from segtrans.transforms.masks import CellMask, MaskBlocks
 from segtrans.transforms.mixing import Admix, MixMask, StyleMix, UniformScale
 from segtrans.transforms.remap import Remap
