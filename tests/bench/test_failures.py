@@ -15,10 +15,9 @@ from segtrans.bench import plan as planning
 from segtrans.bench.estimate import Estimate, estimate
 from segtrans.data import load_data
 from segtrans.data.base import resize
-from segtrans.ensembles import Ensemble
 from segtrans.errors import ImageSizeError, ModelError, UsageError
 from segtrans.io import to_tensor
-from segtrans.models import SegModel, load_model
+from segtrans.models import Ensemble, SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
 from segtrans.spec import make_config

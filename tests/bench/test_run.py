@@ -17,9 +17,8 @@ from segtrans.attack import Attack
 from segtrans.bench import plan as planning
 from segtrans.bench import work
 from segtrans.data import load_data
-from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
-from segtrans.models import SegModel
+from segtrans.models import Ensemble, SegModel
 from segtrans.report.costs import costs
 from segtrans.spec import make_config
 

@@ -23,9 +23,8 @@ from segtrans import bench
 from segtrans.bench.plan import make_plan, model_hash
 from segtrans.cli import main
 from segtrans.doctor import examine
-from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, MissingError, ModelError, UsageError
-from segtrans.models import SegModel, load_model, wrap
+from segtrans.models import Ensemble, SegModel, load_model, wrap
 from segtrans.models.onnx import export_onnx
 from segtrans.spec import make_config
 

@@ -8,10 +8,9 @@ from typing import Any, cast
 from segtrans.bench.identity import members
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset
-from segtrans.ensembles import Ensemble
 from segtrans.errors import ModelError, SegtransError, UsageError
 from segtrans.goals import Towards
-from segtrans.models import SegModel
+from segtrans.models import Ensemble, SegModel
 from segtrans.worst import AnyAttack
 
 

@@ -14,6 +14,7 @@ import torch
 from segtrans.errors import DataError, ModelError, UsageError, unknown
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
+from segtrans.models.ensemble import Ensemble
 from segtrans.models.layout import lay_out
 from segtrans.paths import at_home
 from segtrans.plugins import Names, check_required, spelled_options
@@ -82,8 +83,6 @@ def _file(path: str, arch: str | None = None, classes: int | None = None) -> Seg
 
 
 def _ensemble(fuse: Literal["logits", "probabilities", "loss"], specs: str) -> SegModel:
-    from segtrans.ensembles import Ensemble
-
     # Commas also occur in label maps; one that parts two models is followed by a source and a colon.
     models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z][\w.-]*:)", specs)]
     return cast(SegModel, Ensemble(models, fuse))
