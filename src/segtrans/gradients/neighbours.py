@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segtrans.errors import check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+from segtrans.lengths import safe_divide
 
 if TYPE_CHECKING:
     from segtrans.random import Draw
@@ -132,8 +133,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     # Squares of raw gradients can underflow.
     one, other = normalise(one), normalise(other)
     dot, *squares = ((a * b).sum((1, 2, 3), keepdim=True) for a, b in ((one, other), (one, one), (other, other)))
-    length = squares[0].sqrt() * squares[1].sqrt()
-    return dot / torch.where(length > 0, length, 1)
+    return safe_divide(dot, squares[0].sqrt() * squares[1].sqrt())
 
 
 @dataclass(frozen=True, kw_only=True)
