@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.errors import check_number, check_whole
 from segtrans.items import CPU
 from segtrans.random import Draw
 from segtrans.transforms.base import positions, within
@@ -35,8 +35,7 @@ class Warp(Displacement):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("Warp mesh", self.mesh, 3)
-        if not 0 <= self.reach <= 2:
-            raise UsageError(f"Warp reach is {self.reach}; allowed are numbers from 0 to 2")
+        check_number("Warp reach", self.reach, 0, 2)
         check_number("Warp descent", self.descent, 0)
 
     def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
