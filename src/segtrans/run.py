@@ -285,7 +285,7 @@ class Run:
         """
         n, copies = len(z), self._copies
         losses = z.new_zeros(n, self._columns)
-        whole = n == copies * n <= self.chunk
+        whole = copies == 1 and n <= self.chunk
         total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)

@@ -39,9 +39,6 @@ class _OneByOne(GradientTransform):
     @abstractmethod
     def evaluations_on(self, members: int) -> int: ...
 
-    @abstractmethod
-    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction: ...
-
 
 def _each(gradient: GradientFunction, z: Tensor, run: Run) -> Tensor:
     """Every member's gradient, (M, N, 3, H, W)."""

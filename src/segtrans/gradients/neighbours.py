@@ -5,7 +5,6 @@ Distances are in multiples of the budget's radius, so that they do not depend on
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,9 +59,6 @@ class _Neighbours(GradientTransform):
         for _ in range(self._samples):
             total = total + gradient(z + _noise(run, draw, self.radius))
         return total / self._samples
-
-    @abstractmethod
-    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction: ...
 
 
 @dataclass(frozen=True, kw_only=True)
