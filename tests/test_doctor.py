@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from segtrans.cli import main
 from segtrans.data import VOID, batch
 from segtrans.doctor import examine
-from segtrans.ensembles import Ensemble
-from segtrans.models import SegModel, load_model, wrap
+from segtrans.models import Ensemble, SegModel, load_model, wrap
 
 ZOO = "zoo:voc/pspnet-mobilenetv3s"
 CLASSES = 5

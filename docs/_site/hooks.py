@@ -14,9 +14,8 @@ from segtrans.listing import attacks
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "catalogue", "attack", "threat", "areas", "goals", "objectives", "transforms", "backward", "gradients", "steps",
-    "universal", "ensembles", "queries", "worst", "models", "data", "bench", "metrics", "report", "doctor", "testing",
-    "run", "random", "composition", "io", "bank", "memory", "interop", "interop.hub",
-    "models.mmseg", "models.onnx", "models.layout",
+    "queries", "worst", "models", "data", "bench", "metrics", "report", "doctor", "testing", "run", "random",
+    "composition", "io", "bank", "memory", "interop", "interop.hub", "models.mmseg", "models.onnx", "models.layout",
 )  # fmt: skip
 """The public modules, from what most people need to what only writers of parts do."""
 

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from segtrans.errors import ModelError, UsageError, check_number
 from segtrans.features import in_order
+from segtrans.hooks import hooked
 from segtrans.random import MayDraw
 from segtrans.residuals import Residual, residuals
 
@@ -58,7 +59,7 @@ class SkipGradient(Backward):
             if output.requires_grad:
                 output.register_hook(damped)
 
-        return _hooked(residual.end.register_forward_hook(damp) for residual in _residuals(self, run))
+        return hooked(residual.end.register_forward_hook(damp) for residual in _residuals(self, run))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Ghost(Backward):
 
     def changed(self, run: Run) -> AbstractContextManager[None]:
         found = [(residual, run.stream()) for residual in _residuals(self, run)]
-        return _hooked(handle for residual, stream in found for handle in self._hooks(run, residual, stream))
+        return hooked(handle for residual, stream in found for handle in self._hooks(run, residual, stream))
 
     def _hooks(self, run: Run, residual: Residual, stream: int) -> Iterable[RemovableHandle]:
         given: list[Tensor] = []
@@ -199,16 +200,6 @@ def _late(run: Run, kinds: tuple[type[nn.Module], ...], start: float) -> list[nn
         late += [network.get_submodule(name) for name in names[round(start * len(names)) :]]
         count += len(names)
     return late if count else None
-
-
-@contextmanager
-def _hooked(handles: Iterable[RemovableHandle]) -> Generator[None]:
-    registered = list(handles)
-    try:
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()
 
 
 @contextmanager

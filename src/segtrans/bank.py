@@ -61,7 +61,7 @@ def photographs(size: tuple[int, int], folder: str = "", device: torch.device | 
 
 
 @lru_cache(maxsize=4)
-def colours(folder: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def channel_statistics(folder: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every photograph's channels, (M, 3, 1, 1) each."""
     # At one resolution, so that they do not depend on the attacked image.
     pictures = photographs((256, 256), folder, device)
@@ -71,7 +71,7 @@ def colours(folder: str, device: torch.device) -> tuple[Tensor, Tensor]:
 def forget() -> None:
     """Drop what is kept of the photographs: files may have changed."""
     photographs.cache_clear()
-    colours.cache_clear()
+    channel_statistics.cache_clear()
 
 
 def chosen(folder: str = "") -> list[Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms, universal
+from segtrans import areas, backward, goals, gradients, objectives, steps, threat, transforms
 from segtrans.areas import Area
 from segtrans.attack import Attack
 from segtrans.backward import Backward
@@ -41,7 +41,7 @@ _OWN = {f.name for f in fields(Attack)} - {*_ONE.values(), *_SEVERAL.values()}
 
 PARTS: dict[str, type[Part]] = {
     cls.__name__.lower(): cls
-    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps, universal)
+    for module in (threat, areas, goals, objectives, transforms, backward, gradients, steps)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, get_args(Part)) and not getattr(cls, "__abstractmethods__", None)
 }

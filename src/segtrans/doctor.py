@@ -17,12 +17,13 @@ from segtrans.attack import Model
 from segtrans.bench.identity import versions
 from segtrans.data import VOID, batch, load_data
 from segtrans.devices import pick_device
-from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, first_line, lacks_memory, reason
+from segtrans.hooks import hooked
 from segtrans.logits import predicted_classes
 from segtrans.metrics import miou, tally
 from segtrans.models import load_model
 from segtrans.models.base import Preprocessing
+from segtrans.models.ensemble import members_of
 
 SILENT = 0.25
 """The share of pixels with a gradient of exactly zero from which a gradient counts as masked; sound models have next to
@@ -253,14 +254,10 @@ def _fit(model: Model, z: Tensor, labels: Tensor | None) -> tuple[float, float]:
         ratio = (spread + eps) / (variance + eps)
         found.append(float((ratio - ratio.log() - 1 + (middle - mean) ** 2 / (variance + eps)).median()) / 2)
 
-    modules = [*model.modules()] if isinstance(model, nn.Module) else []
-    hooks = [m.register_forward_pre_hook(look) for m in modules if isinstance(getattr(m, "running_mean", None), Tensor)]
-    try:
-        with torch.no_grad():
-            logits = model(z)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    norms = [m for m in modules if isinstance(getattr(m, "running_mean", None), Tensor)]
+    with hooked(norm.register_forward_pre_hook(look) for norm in norms), torch.no_grad():
+        logits = model(z)
     if labels is None or logits.shape[-2:] != labels.shape[-2:]:
         return found[0] if found else torch.inf, 0.0
     counts = tally(labels, predicted_classes(logits), logits.shape[1]).sum(0)

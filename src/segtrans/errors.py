@@ -96,6 +96,12 @@ def check_whole(what: str, value: object, least: int) -> None:
         raise UsageError(f"{what} is {value!r}; allowed are whole numbers from {least}")
 
 
+def check_odd(what: str, value: object) -> None:
+    """UsageError unless ``value`` is an odd whole number of at least 1."""
+    if type(value) is not int or value < 1 or value % 2 == 0:
+        raise UsageError(f"{what} is {value!r}; allowed are odd numbers from 1")
+
+
 def check_choice(what: str, value: object, allowed: Sequence[str]) -> None:
     """UsageError unless ``value`` is one of the two or more that are ``allowed``."""
     if value not in allowed:

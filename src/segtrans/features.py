@@ -1,15 +1,16 @@
 """Layers inside a surrogate: how they are named, found and listened to."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, unknown
+from segtrans.hooks import hooked
+from segtrans.models.ensemble import members_of
 from segtrans.residuals import residuals
 
 # A model is walked through once per size of its images, which decides what counts as depth. Only names are kept, since
@@ -49,13 +50,9 @@ def forward_with(
         # Whatever follows may work in place (ReLU does), which must not reach what was heard.
         return heard[0].to(output.dtype, copy=True) if isinstance(output, Tensor) else None
 
-    handle = layer.register_forward_hook(listen)
-    try:
+    logits = torch.empty(0)
+    with suppress(_EnoughError), layer.register_forward_hook(listen):
         logits = model(images)
-    except _EnoughError:
-        logits = torch.empty(0)
-    finally:
-        handle.remove()
     if not heard:
         raise ModelError(f"layer {type(layer).__name__} has no part in the surrogate's output, so it has no features")
     return logits, _only_map(layer, heard[0], len(images)).to(images.dtype)
@@ -158,9 +155,5 @@ def _noted(model: nn.Module, sample: Tensor, modules: Iterable[nn.Module]) -> Ge
         if all(COARSEST * o >= s for o, s in zip(output.shape[-2:], sample.shape[-2:], strict=True)):
             order.append(names[module])
 
-    handles = [module.register_forward_hook(note) for module in modules]
-    try:
+    with hooked(module.register_forward_hook(note) for module in modules):
         yield order
-    finally:
-        for handle in handles:
-            handle.remove()

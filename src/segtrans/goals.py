@@ -64,10 +64,8 @@ class LeastLikely(Goal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HideClass(Goal):
-    """Towards the given labels, or the clean prediction, without one class: its pixels take the nearest label of
-    another class (Metzen et al., ICCV 2017, arXiv 1704.05712). Void stays, and neither spreads nor is filled; where an
-    image has no other class, the hidden one becomes void.
+class OneClass(Goal):
+    """Base of goals about one class.
 
     Attributes:
         index: the class.
@@ -76,11 +74,23 @@ class HideClass(Goal):
     index: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("HideClass index", self.index, 0)
+        check_whole(f"{type(self).__name__} index", self.index, 0)
 
     def check(self, classes: int) -> None:
-        # Labels would not tell: hidden where it is not, it is what they are already.
-        _check_index(self, self.index, classes)
+        # Labels would not tell: a class that is nowhere changes none when it is hidden, and 255 is void.
+        if self.index >= classes:
+            raise UsageError(
+                f"{type(self).__name__} index is {self.index}; the surrogate has {classes} classes, so allowed are 0 "
+                f"to {classes - 1}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HideClass(OneClass):
+    """Towards the given labels, or the clean prediction, without one class: its pixels take the nearest label of
+    another class (Metzen et al., ICCV 2017, arXiv 1704.05712). Void stays, and neither spreads nor is filled; where an
+    image has no other class, the hidden one becomes void.
+    """
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         labels = Untargeted().labels(run, y)
@@ -88,35 +98,15 @@ class HideClass(Goal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllAs(Goal):
+class AllAs(OneClass):
     """Towards one class everywhere (a static target, as in Metzen et al., ICCV 2017, arXiv 1704.05712). Of given labels
     only void is looked at, and stays.
-
-    Attributes:
-        index: the class.
     """
-
-    index: int = 0
-
-    def __post_init__(self) -> None:
-        check_whole("AllAs index", self.index, 0)
-
-    def check(self, classes: int) -> None:
-        # Labels would not tell of 255, which is void.
-        _check_index(self, self.index, classes)
 
     def labels(self, run: Run, y: Tensor | None) -> Tensor:
         shape = (len(run.x), *run.x.shape[-2:])
         wanted = torch.full(shape, self.index, dtype=torch.int64, device=run.x.device)
         return wanted if y is None else wanted.where(y != VOID, VOID)
-
-
-def _check_index(goal: Goal, index: int, classes: int) -> None:
-    if index >= classes:
-        raise UsageError(
-            f"{type(goal).__name__} index is {index}; the surrogate has {classes} classes, so allowed are 0 to "
-            f"{classes - 1}"
-        )
 
 
 def _nearest_of(labels: Tensor, source: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ import copy
 import hashlib
 import itertools
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -172,3 +174,22 @@ class Draw:
     def shared(self, low: float = 0.0, high: float = 1.0) -> float:
         """One number for every image of the run at this iteration, uniform in [low, high)."""
         return low + (high - low) * float(_numbers(derive(self._shared, next(self._calls)), 1))
+
+
+@contextmanager
+def seeded(key: int, device: torch.device = CPU) -> Generator[None]:
+    """A context in which the global generators, those of a GPU too, are seeded; leaving it puts them back."""
+    numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002 what libraries draw from
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(key)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(key)
+        np.random.seed(key % 2**32)  # noqa: NPY002
+        random.seed(key)
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)  # noqa: NPY002
+            random.setstate(python)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segtrans.hooks import hooked
+
 SHORTCUTS = ("downsample", "shortcut")
 """What torchvision, timm, smp and transformers call the module on a skip that is more than the identity."""
 
@@ -68,16 +70,12 @@ def residuals(network: nn.Module, sample: Tensor) -> list[Residual]:
             for other in waiting:
                 other.returned.append((module, copy))
 
-    handles = [block.register_forward_pre_hook(enter) for block in blocks]
-    handles += [module.register_forward_hook(leave) for module in network.modules()]
     # The same image for every batch, without equal neighbours that could make a coincidence.
     image = torch.linspace(0, 1, sample.numel(), dtype=sample.dtype, device=sample.device).view(sample.shape)
-    try:
-        with torch.no_grad():
-            network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    entering = (block.register_forward_pre_hook(enter) for block in blocks)
+    leaving = (module.register_forward_hook(leave) for module in network.modules())
+    with hooked(entering), hooked(leaving), torch.no_grad():
+        network(image)
     return list(found.values())
 
 

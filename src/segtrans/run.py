@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from segtrans.data.base import VOID
 from segtrans.devices import CPU, sent
-from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, UsageError, check_whole, first_line
 from segtrans.features import find_layer, forward_with
 from segtrans.inputs import (
@@ -26,6 +25,7 @@ from segtrans.inputs import (
     label_range,
 )
 from segtrans.items import Items
+from segtrans.models.ensemble import members_of
 from segtrans.objectives.pixels import unfinished
 from segtrans.random import Draw, derive, image_keys
 
@@ -287,7 +287,7 @@ class Run:
         """
         n, copies = len(z), self._copies
         losses = z.new_zeros(n, self._columns)
-        whole = n == copies * n <= self.chunk
+        whole = copies == 1 and n <= self.chunk
         total = torch.zeros_like(z) if differentiate and not whole else _nothing()
         for first in range(0, copies * n, self.chunk):
             last = min(first + self.chunk, copies * n)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segtrans.devices import CPU
 from segtrans.errors import UsageError
+from segtrans.lengths import image_lengths, safe_divide
 from segtrans.random import Draw
 
 
@@ -138,7 +139,7 @@ class L2(Threat):
 
     def project(self, adversarial: Tensor, x: Tensor) -> Tensor:
         delta = adversarial - x
-        length = _length(delta)
+        length = image_lengths(delta)
         # The box only shortens a perturbation, so clamping last leaves the ball intact.
         return (x + delta * (self.radius / length.clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
 
@@ -146,15 +147,15 @@ class L2(Threat):
         # Squares of values that are smaller underflow.
         largest = gradient.abs().amax((1, 2, 3), keepdim=True)
         gradient = gradient / torch.where((largest > 0) & (largest < 1e-15), largest, 1)
-        length = _length(gradient)
-        return torch.where(length > 0, gradient / length.where(length > 0, 1), 0)
+        length = image_lengths(gradient)
+        return torch.where(length > 0, safe_divide(gradient, length), 0)
 
     def ahead(self, velocity: Tensor) -> Tensor:
         # The mean absolute value says nothing about a Euclidean length.
         return self.direction(velocity)
 
     def distance(self, adversarial: Tensor, x: Tensor) -> Tensor:
-        return _length(adversarial - x).flatten()
+        return image_lengths(adversarial - x).flatten()
 
     def quantise(self, adversarial: Tensor, x: Tensor) -> Tensor:
         grid = (x * 255).round()
@@ -165,7 +166,7 @@ class L2(Threat):
         least, safe = torch.full_like(delta[:, :1, :1, :1], 0.5), torch.ones_like(delta[:, :1, :1, :1])
         threshold = least
         for _ in range(_HALVINGS):
-            inside = _length((whole + delta.sign() * (rest >= threshold)).double()) <= 255 * self.radius
+            inside = image_lengths((whole + delta.sign() * (rest >= threshold)).double()) <= 255 * self.radius
             safe, least = torch.where(inside, threshold, safe), torch.where(inside, least, threshold)
             threshold = (least + safe) / 2
         return (whole + delta.sign() * (rest >= safe) + grid).clamp(0, 255) / 255
@@ -179,7 +180,3 @@ def scaled(threat: Threat, factor: float) -> Threat:
 
 # The fraction from which 8-bit values are rounded away from zero is found to 2^-20 of a level.
 _HALVINGS = 20
-
-
-def _length(delta: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1).view(-1, 1, 1, 1)

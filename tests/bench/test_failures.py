@@ -16,10 +16,9 @@ from segtrans.bench.estimate import Estimate, estimate
 from segtrans.config import make_config
 from segtrans.data import load_data
 from segtrans.data.base import resize
-from segtrans.ensembles import Ensemble
 from segtrans.errors import ImageSizeError, ModelError, UsageError
 from segtrans.io import to_tensor
-from segtrans.models import SegModel, load_model
+from segtrans.models import Ensemble, SegModel, load_model
 from segtrans.report.costs import failures
 from segtrans.report.ranking import headline, incomplete, ranking
 

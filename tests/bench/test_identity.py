@@ -23,9 +23,8 @@ from segtrans.bench.store import fingerprint
 from segtrans.composition import PARTS, compose
 from segtrans.config import make_config, read_config
 from segtrans.data import Dataset, load_data
-from segtrans.ensembles import Ensemble
 from segtrans.gradients import Smooth
-from segtrans.models import Preprocessing, SegModel
+from segtrans.models import Ensemble, Preprocessing, SegModel
 from segtrans.threat import L2, LInf, Threat
 
 CLASSES = 3

@@ -16,9 +16,8 @@ from toy_run import BARE, CLASSES, cell, network, toy
 from cells import leads
 from segtrans import bench
 from segtrans.bench.summary import Key, class_means, comparison, key, summary
-from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
-from segtrans.models import SegModel
+from segtrans.models import Ensemble, SegModel
 from segtrans.report import write_page
 from segtrans.report.ranking import ranking
 

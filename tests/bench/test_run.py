@@ -18,9 +18,8 @@ from segtrans.bench import plan as planning
 from segtrans.bench import work
 from segtrans.config import make_config
 from segtrans.data import load_data
-from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, ModelError, UsageError
-from segtrans.models import SegModel
+from segtrans.models import Ensemble, SegModel
 from segtrans.report.costs import costs
 
 pytestmark = pytest.mark.usefixtures("toys")

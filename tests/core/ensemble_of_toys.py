@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segtrans.ensembles import Ensemble
-from segtrans.models import wrap
+from segtrans.models import Ensemble, wrap
 from segtrans.models.base import SegModel
 from toys import CLASSES, Context, images, labels
 

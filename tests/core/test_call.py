@@ -8,9 +8,9 @@ from torch import Tensor
 from segtrans.attack import Attack
 from segtrans.catalogue import attack as read
 from segtrans.catalogue import compose
-from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
 from segtrans.goals import Goal, Towards, Untargeted
+from segtrans.models import Ensemble
 from segtrans.objectives import MaskedCrossEntropy
 from segtrans.run import Run
 from segtrans.steps import Adaptive

@@ -21,10 +21,9 @@ from segtrans.goals import Untargeted
 from segtrans.gradients import Momentum, Nesterov, Smooth
 from segtrans.listing import attacks
 from segtrans.objectives import CosPGD, CrossEntropy, Margin, SegPGD
-from segtrans.steps import Steepest
+from segtrans.steps import Steepest, Universal
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Admix, Remap, Rescale, Resize, Scale
-from segtrans.universal import Universal
 from segtrans.worst import WorstCase
 from toys import Context, changed, images, labels
 

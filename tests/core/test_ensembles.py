@@ -6,9 +6,8 @@ from ensemble_of_toys import MODELS, each_fuse, member
 from torch import Tensor, nn
 
 from segtrans.attack import Attack
-from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
-from segtrans.models import wrap
+from segtrans.models import Ensemble, wrap
 from toys import CLASSES, Context, images, labels, run_of
 
 X, Y = images(2), labels(2)

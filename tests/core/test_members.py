@@ -11,10 +11,10 @@ from torch import Tensor
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, compose
 from segtrans.catalogue import attack as read
-from segtrans.ensembles import Ensemble
 from segtrans.errors import UsageError
 from segtrans.goals import Towards
 from segtrans.gradients import AdaptiveWeights, Momentum, Neighbourhood, Sequential, VarianceReduced
+from segtrans.models import Ensemble
 from segtrans.random import Draw
 from segtrans.threat import L2
 from segtrans.transforms import Remap, Scale, Warp

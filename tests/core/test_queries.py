@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from segtrans.attack import Attack, ZeroGradientWarning
 from segtrans.catalogue import attack as read
 from segtrans.catalogue import compose
-from segtrans.ensembles import Ensemble
 from segtrans.errors import ModelError, UsageError
 from segtrans.goals import AllAs
+from segtrans.models import Ensemble
 from segtrans.models.base import SegModel
 from segtrans.queries import Queried, QueriedWeights
+from segtrans.steps import Universal
 from segtrans.threat import L2
-from segtrans.universal import Universal
 from toys import Context, images, labels
 
 SIZE = (9, 11)

@@ -183,7 +183,7 @@ def test_steps_end_inside_the_budget(part: Step, threat: Threat, iterations: int
         (lambda: Adam(betas=(0.9,)), r"Adam betas is \(0.9,\); allowed are two numbers"),
         (lambda: Adam(floor=0), "Adam floor is 0; allowed are numbers above 0"),
         (lambda: Patchwise(size=2), "Patchwise size is 2; allowed are odd numbers from 1"),
-        (lambda: Patchwise(size=0), "Patchwise size is 0; allowed are whole numbers from 1"),
+        (lambda: Patchwise(size=0), "Patchwise size is 0; allowed are odd numbers from 1"),
         (lambda: Patchwise(amplification=-1), "Patchwise amplification is -1; allowed are numbers from 0"),
     ],
 )

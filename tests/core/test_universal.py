@@ -7,9 +7,8 @@ from torch import Tensor
 from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, attack
 from segtrans.errors import UsageError
-from segtrans.steps import Steepest
+from segtrans.steps import Steepest, Universal
 from segtrans.threat import L2, LInf
-from segtrans.universal import Universal
 from toys import ATTACKS, SEPARATE, BreaksOnBright, Context, PixelLinear, bright, images, labels, run_of
 
 SIZE, EPS = (9, 11), 8 / 255

@@ -19,9 +19,9 @@ from segtrans.goals import AllAs
 from segtrans.gradients import Momentum
 from segtrans.listing import attacks as listed
 from segtrans.objectives import SegPGD
+from segtrans.steps import Universal
 from segtrans.threat import L2, LInf
 from segtrans.transforms import Remap, Scale
-from segtrans.universal import Universal
 from segtrans.worst import WorstCase
 from toys import Constant, Context, images, labels
 

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from segtrans import bench
 from segtrans.catalogue import attack as read
 from segtrans.data.base import VOID
-from segtrans.ensembles import Ensemble
 from segtrans.errors import MissingError, UsageError
 from segtrans.interop import LIBRARIES, Foreign
-from segtrans.models import wrap
+from segtrans.models import Ensemble, wrap
 from segtrans.testing import check_attack
 from segtrans.threat import L2, LInf, Threat
 from toys import Context, images, labels

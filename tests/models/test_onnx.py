@@ -25,9 +25,8 @@ from segtrans.bench.plan import make_plan
 from segtrans.cli import main
 from segtrans.config import make_config
 from segtrans.doctor import examine
-from segtrans.ensembles import Ensemble
 from segtrans.errors import DataError, MissingError, ModelError, UsageError
-from segtrans.models import SegModel, load_model, wrap
+from segtrans.models import Ensemble, SegModel, load_model, wrap
 from segtrans.models.onnx import export_onnx
 
 

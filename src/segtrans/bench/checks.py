@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from segtrans.catalogue import attack as read_attack
 from segtrans.data import Dataset
-from segtrans.ensembles import Ensemble, members_of
 from segtrans.errors import ModelError, SegtransError, UsageError
 from segtrans.goals import Towards
-from segtrans.models import SegModel
+from segtrans.models import Ensemble, SegModel
+from segtrans.models.ensemble import members_of
 from segtrans.worst import AnyAttack
 
 

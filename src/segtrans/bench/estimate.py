@@ -14,10 +14,10 @@ from segtrans.bench.predictions import batches, fitting, predict
 from segtrans.catalogue import attack
 from segtrans.data import images_of
 from segtrans.devices import exact, synchronise
-from segtrans.ensembles import members_of
 from segtrans.errors import DataError, ModelError, UsageError
 from segtrans.io import encode_png, to_pixels
 from segtrans.models import SegModel
+from segtrans.models.ensemble import members_of
 from segtrans.worst import AnyAttack
 
 

@@ -24,9 +24,9 @@ import segtrans
 from segtrans.bank import chosen, forget
 from segtrans.bench.store import fingerprint
 from segtrans.data import Dataset
-from segtrans.ensembles import members_of
 from segtrans.io import file_hash
 from segtrans.models import SegModel
+from segtrans.models.ensemble import members_of
 from segtrans.worst import AnyAttack
 
 LIBRARIES = (

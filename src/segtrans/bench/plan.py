@@ -23,9 +23,9 @@ from segtrans.catalogue import attack as read_attack
 from segtrans.config import RunConfig
 from segtrans.data import Dataset, load_data
 from segtrans.devices import pick_device
-from segtrans.ensembles import members_of
 from segtrans.errors import MissingError, UsageError
 from segtrans.models import SegModel, load_model
+from segtrans.models.ensemble import members_of
 from segtrans.models.load import ENSEMBLES
 from segtrans.worst import AnyAttack
 

@@ -31,10 +31,10 @@ from segtrans.bench.summary import (
     summary,
 )
 from segtrans.catalogue import ENTRIES
-from segtrans.ensembles import members_of
 from segtrans.interop.foreign import Foreign
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer, plain_backbone
+from segtrans.models.ensemble import members_of
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
 

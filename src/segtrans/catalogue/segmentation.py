@@ -21,10 +21,9 @@ from segtrans.objectives import (
     TwoStage,
     WrongClass,
 )
-from segtrans.steps import Adaptive, Proportional, Proximal
+from segtrans.steps import Adaptive, Proportional, Proximal, Universal
 from segtrans.threat import LInf
 from segtrans.transforms import Remap, Rescale, Resize
-from segtrans.universal import Universal
 from segtrans.worst import WorstCase
 
 # SEA's code begins SegPGD's weights anew with every stage, and at a random point of the first and largest ball; here

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
+from segtrans.lengths import safe_divide
 from segtrans.random import MayDraw
 
 if TYPE_CHECKING:
@@ -59,5 +59,4 @@ class GradientTransform(MayDraw, ABC):
 
 def normalise(gradient: Tensor) -> Tensor:
     """Each image's gradient divided by its mean absolute value; an all-zero gradient stays zero."""
-    scale = gradient.abs().mean((1, 2, 3), keepdim=True)
-    return gradient / torch.where(scale > 0, scale, 1)
+    return safe_divide(gradient, gradient.abs().mean((1, 2, 3), keepdim=True))

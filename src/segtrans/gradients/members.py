@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segtrans.errors import check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+from segtrans.lengths import safe_divide
 
 if TYPE_CHECKING:
     from segtrans.run import Run
@@ -36,9 +38,6 @@ class _OneByOne(GradientTransform):
 
     @abstractmethod
     def evaluations_on(self, members: int) -> int: ...
-
-    @abstractmethod
-    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction: ...
 
 
 def _each(gradient: GradientFunction, z: Tensor, run: Run) -> Tensor:
@@ -158,8 +157,7 @@ class AdaptiveWeights(_OneByOne):
 def _agreement(gradients: Tensor) -> Tensor:
     """Mean cosine of all pairs of gradients (M, N, 3, H, W) at each pixel, (N, 1, H, W); one of zero has cosine 0."""
     # Squares of raw gradients can underflow.
-    size = gradients.abs().amax(2, keepdim=True)
-    units = torch.nn.functional.normalize(gradients / torch.where(size > 0, size, 1), dim=2)
+    units = F.normalize(safe_divide(gradients, gradients.abs().amax(2, keepdim=True)), dim=2)
     both = units.sum(0).square().sum(1, keepdim=True) - units.square().sum((0, 2))[:, None]
     return both / (len(units) * (len(units) - 1))
 
@@ -207,7 +205,7 @@ class Sequential(_OneByOne):
             for member in range(len(run.members)):
                 along = normalise(run.ask(gradient, point, member).where(run.allowed, 0))
                 length = along.square().mean((1, 2, 3), keepdim=True).sqrt()
-                velocity = self.decay * velocity + along / torch.where(length > 0, length, 1)
+                velocity = self.decay * velocity + safe_divide(along, length)
                 point = run.threat.project(point + self.stride * run.reach * velocity, run.x)
             return point - z
 

@@ -5,7 +5,6 @@ Distances are in multiples of the budget's radius, so that they do not depend on
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from segtrans.errors import check_number, check_whole
 from segtrans.gradients.base import GradientFunction, GradientTransform, normalise
+from segtrans.lengths import safe_divide
 
 if TYPE_CHECKING:
     from segtrans.random import Draw
@@ -59,9 +59,6 @@ class _Neighbours(GradientTransform):
         for _ in range(self._samples):
             total = total + gradient(z + _noise(run, draw, self.radius))
         return total / self._samples
-
-    @abstractmethod
-    def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +129,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     # Squares of raw gradients can underflow.
     one, other = normalise(one), normalise(other)
     dot, *squares = ((a * b).sum((1, 2, 3), keepdim=True) for a, b in ((one, other), (one, one), (other, other)))
-    length = squares[0].sqrt() * squares[1].sqrt()
-    return dot / torch.where(length > 0, length, 1)
+    return safe_divide(dot, squares[0].sqrt() * squares[1].sqrt())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.devices import CPU
-from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.errors import check_number, check_odd
 from segtrans.gradients.base import GradientFunction, GradientTransform
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ class Smooth(GradientTransform):
     sigmas: float = 3.0
 
     def __post_init__(self) -> None:
-        check_whole("Smooth size", self.size, 1)
-        if self.size % 2 == 0:
-            raise UsageError(f"Smooth size is {self.size}; allowed are odd numbers from 1")
+        check_odd("Smooth size", self.size)
         check_number("Smooth sigmas", self.sigmas, 0)
 
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:

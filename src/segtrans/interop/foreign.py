@@ -5,7 +5,6 @@ time.
 """
 
 import inspect
-import random
 import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -14,14 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrans.attack import Attack, Evaluations, Model, Result
 from segtrans.data.base import VOID
-from segtrans.ensembles import members_of
 from segtrans.errors import ModelError, SegtransError, UsageError, check_number, lacks_memory, reason, unknown
 from segtrans.inputs import (
     allowed_region,
@@ -45,7 +42,8 @@ from segtrans.interop.settings import (
 )
 from segtrans.interop.shown import Shown
 from segtrans.logits import finite_images, predicted_classes
-from segtrans.random import derive, image_keys
+from segtrans.models.ensemble import members_of
+from segtrans.random import derive, image_keys, seeded
 from segtrans.threat import L2, LInf, Threat
 
 
@@ -226,7 +224,7 @@ class Foreign:
         if self.threat.radius == 0 or bool((labels == VOID).all()) or not allowed.any():
             return image, True, False, 0
         shown = Shown(model, image, labels, allowed, logits)
-        with _seeded(key, image.device):
+        with seeded(key, image.device), redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
             try:
                 returned = LIBRARIES[self.library].call(self._make, self.threat, shown, self._arguments(key))
             except (SegtransError, MemoryError):
@@ -321,23 +319,3 @@ def _frozen(model: Model) -> Generator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def _seeded(key: int, device: torch.device) -> Generator[None]:
-    """With every global generator seeded, and put back afterwards; prints go to standard error, warnings nowhere."""
-    numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002 what libraries draw from
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.default_generator.manual_seed(key)
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(key)
-        np.random.seed(key % 2**32)  # noqa: NPY002
-        random.seed(key)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(python)

@@ -15,6 +15,7 @@ from segtrans.errors import DataError, ModelError, UsageError, check_whole, unkn
 from segtrans.models import huggingface, onnx, program
 from segtrans.models.base import SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
+from segtrans.models.ensemble import Ensemble
 from segtrans.models.layout import lay_out
 from segtrans.paths import at_home
 from segtrans.plugins import Names
@@ -60,8 +61,6 @@ def _file(path: str, arch: str | None = None, classes: int | None = None) -> Seg
 
 
 def _ensemble(fuse: Literal["logits", "probabilities", "loss"], specs: str) -> SegModel:
-    from segtrans.ensembles import Ensemble
-
     # Commas also occur in label maps; one that parts two models is followed by a source and a colon.
     models = [_load(*_parse(spec)) for spec in re.split(r",(?=[a-z][\w.-]*:)", specs)]
     return cast(SegModel, Ensemble(models, fuse))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.data.base import VOID
+from segtrans.devices import CPU
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.objectives.base import Objective, valid_mean
 from segtrans.objectives.divergences import margins
@@ -149,9 +150,11 @@ class AugmentedLagrangian(PixelMultipliers):
 
     def _largest(self, y: Tensor, counts: Tensor, run: Run) -> Tensor:
         """The largest constraint that still counts, (B, 1, 1)."""
-        out = (self.rest * counts * (run.iteration / max(1, run.iterations - 1))).long()
-        # At least one, so that there is something to look up where none is left out: then the largest of all counts.
-        top = y.flatten(1).topk(int(out.max().clamp_min(1)), 1).values
+        flat, passed = y.flatten(1), run.iteration / max(1, run.iterations - 1)
+        out, most = ((self.rest * n * passed).long() for n in (counts, torch.tensor(flat.shape[1], device=CPU)))
+        # As many as without void: how many are left out a GPU would have to be waited for. At least one, so that there
+        # is something to look up where none is left out: then the largest of all counts.
+        top = flat.topk(max(1, int(most)), 1).values
         return top.gather(1, (out - 1).clamp_min(0)[:, None])[..., None]
 
 

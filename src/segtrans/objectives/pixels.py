@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_choice, check_number
+from segtrans.lengths import safe_divide
 from segtrans.logits import largest
 from segtrans.objectives.base import Objective, pixel_losses, valid_mean
 
@@ -46,8 +47,7 @@ def class_sizes(view: View) -> Tensor:
 
 def cosine(values: Tensor, labels: Tensor) -> Tensor:
     """Cosine between the values of each pixel (B, C, H, W) and its one-hot label, (B, H, W); zero for zeros."""
-    length = torch.linalg.vector_norm(values, dim=1)
-    return at_label(values, labels) / length.where(length > 0, 1)
+    return safe_divide(at_label(values, labels), torch.linalg.vector_norm(values, dim=1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from segtrans.data.base import VOID
 from segtrans.errors import ModelError, UsageError, check_choice, check_number, check_whole
 from segtrans.features import find_layer, forward_with
+from segtrans.lengths import image_lengths, safe_divide
 from segtrans.objectives.base import pixel_losses, valid_mean
 from segtrans.objectives.features import FeatureObjective, feature_labels
 from segtrans.objectives.pixels import at_label
@@ -109,8 +110,7 @@ class _Weighted(PreparedObjective):
 
 def _scaled(weights: Tensor) -> Tensor:
     """Each image's weights at length one; weights of zero stay zero."""
-    length = torch.linalg.vector_norm(weights.flatten(1), dim=1).view(-1, 1, 1, 1)
-    return weights / torch.where(length > 0, length, 1)
+    return safe_divide(weights, image_lengths(weights))
 
 
 @dataclass(frozen=True, kw_only=True)

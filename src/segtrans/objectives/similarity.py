@@ -12,6 +12,7 @@ from torch.autograd import Function
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.lengths import safe_divide
 from segtrans.objectives.base import pixel_losses, valid_mean
 from segtrans.objectives.features import FeatureObjective, feature_labels, labels_at
 from segtrans.objectives.pixels import RegionWeighted, unfinished
@@ -161,5 +162,4 @@ class Prototype(FeatureObjective):
 
 def _unit(features: Tensor) -> Tensor:
     """Every position's features (B, C, …) at length one; those of length zero stay zero."""
-    length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / torch.where(length > 0, length, 1)
+    return safe_divide(features, torch.linalg.vector_norm(features, dim=1, keepdim=True))

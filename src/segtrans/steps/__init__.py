@@ -6,6 +6,7 @@ from segtrans.steps.base import Step, StepFunction
 from segtrans.steps.fixed import Damped, Proportional, Steepest
 from segtrans.steps.patchwise import Patchwise
 from segtrans.steps.proximal import Proximal, shrunk
+from segtrans.steps.universal import Universal
 
 __all__ = [
     "Adam",
@@ -17,5 +18,6 @@ __all__ = [
     "Steepest",
     "Step",
     "StepFunction",
+    "Universal",
     "shrunk",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrans.errors import check_number
+from segtrans.lengths import safe_divide
 from segtrans.steps.base import Step, StepFunction
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class Proportional(Step):
 
     def bind(self, run: Run) -> StepFunction:
         def proportional(adversarial: Tensor, gradient: Tensor) -> Tensor:
-            largest = gradient.abs().amax((1, 2, 3), keepdim=True)
-            direction = gradient / torch.where(largest > 0, largest, 1)
+            direction = safe_divide(gradient, gradient.abs().amax((1, 2, 3), keepdim=True))
             return run.threat.project(adversarial + run.alpha * direction, run.x)
 
         return proportional

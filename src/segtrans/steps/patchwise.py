@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.errors import check_number, check_odd
 from segtrans.steps.base import Step, StepFunction
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class Patchwise(Step):
 
     def __post_init__(self) -> None:
         check_number("Patchwise amplification", self.amplification, 0)
-        check_whole("Patchwise size", self.size, 1)
-        if self.size % 2 == 0:
-            raise UsageError(f"Patchwise size is {self.size}; allowed are odd numbers from 1")
+        check_odd("Patchwise size", self.size)
 
     def bind(self, run: Run) -> StepFunction:
         corner = run.threat.direction(torch.ones_like(run.x[:1]))

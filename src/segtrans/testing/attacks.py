@@ -1,8 +1,6 @@
 """The laws of attacks, as checks."""
 
 import random
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from segtrans.attack import Model
 from segtrans.data.base import VOID
+from segtrans.random import seeded
 from segtrans.testing.laws import hold
 from segtrans.testing.toys import SIZE, BreaksOnBright, Constant, Context, images, labels
 from segtrans.threat import Threat, scaled
@@ -105,7 +104,7 @@ def _untouched(attack: AnyAttack) -> None:
     before = _snapshot(model, x, y)
     adversarial = attack.perturb(model, x, y, seed=3).adversarial
     _compare(before, _snapshot(model, x, y), attack)
-    with _other_random_state():
+    with seeded(12345):
         again = attack.perturb(Context(), x, y, seed=3).adversarial
         other = again if attack.draws else attack.perturb(Context(), x, y, seed=4).adversarial
     same = torch.equal(adversarial, again)
@@ -141,20 +140,6 @@ def _snapshot(model: nn.Module, *tensors: Tensor) -> dict[str, Any]:
 def _compare(before: dict[str, Any], after: dict[str, Any], part: object) -> None:
     for what, value in before.items():
         hold(after[what] == value, "nothing else changes", part, f"changes {what}")
-
-
-@contextmanager
-def _other_random_state() -> Generator[None]:
-    numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(12345)
-        np.random.seed(12345)  # noqa: NPY002
-        random.seed(12345)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(python)
 
 
 def _chunks(attack: AnyAttack) -> None:

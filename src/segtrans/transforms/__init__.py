@@ -1,9 +1,9 @@
 """Input transformations: (images, labels) → (images, labels), with every label moving along with its pixel."""
 
 from segtrans.transforms.base import Transform
-from segtrans.transforms.blocks import CellMask, Crop, Rotate, Shuffle, Structure
-from segtrans.transforms.learned import Chain, Operators
-from segtrans.transforms.masks import MaskBlocks
+from segtrans.transforms.blocks import Crop, Rotate, Shuffle, Structure
+from segtrans.transforms.chains import Chain, Operators
+from segtrans.transforms.masks import CellMask, MaskBlocks
 from segtrans.transforms.mixing import Admix, MixMask, StyleMix, UniformScale
 from segtrans.transforms.remap import Remap
 from segtrans.transforms.sizes import Rescale, Resize, Scale

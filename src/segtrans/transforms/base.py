@@ -92,6 +92,31 @@ def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | 
     return image * inside[:, None], label.where(inside, VOID)
 
 
+def on_canvas(x: Tensor, factor: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns that pixels come from, and which come from anywhere, (B, H, W) each, once every image is shrunk
+    by its ``factor`` (B, 1), at most 1, and put somewhere on a canvas of the original size.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for size in x.shape[-2:]:
+        small = (factor * size).round().clamp(1, size)
+        local = positions(size, x) - draw.integers((size + 1 - small).long()).to(x.dtype)
+        found.append(((local + 0.5) * (size / small) - 0.5, (local >= 0) & (local < small)))
+    (rows, in_rows), (cols, in_cols) = found
+    shape = (len(x), *x.shape[-2:])
+    return rows[:, :, None].expand(shape), cols[:, None].expand(shape), in_rows[:, :, None] & in_cols[:, None]
+
+
+def first_copy(draw: Draw) -> Tensor:
+    """Which items are their image's first copy, (B, 1, 1)."""
+    return (draw.copy == 0).view(-1, 1, 1)
+
+
+def within(rows: Tensor, cols: Tensor, height: Tensor | float, width: Tensor | float) -> Tensor:
+    """Which positions are on an image, or a piece of one, of height × width pixels."""
+    # A pixel reaches half a pixel beyond its centre.
+    return (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
+
+
 def positions(size: int, like: Tensor) -> Tensor:
     """0 … size-1 in the dtype and on the device of ``like``."""
     return torch.arange(size, dtype=like.dtype, device=like.device)

@@ -1,17 +1,16 @@
-"""Blocks and crops of the image: shuffled, turned, changed in place, hidden or enlarged."""
+"""Blocks and crops of the image: shuffled, turned, changed in place or enlarged."""
 
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_number, check_whole
 from segtrans.random import Draw
-from segtrans.transforms.base import Transform, check_range, positions, resample
+from segtrans.transforms.base import Transform, check_range, first_copy, positions, resample, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +199,7 @@ class Crop(Displacement):
         low, high = self.ratio
         # The last bit of a tensor's power depends on its place in the batch, that of exp does not.
         ratio = low * (draw.uniform(1, 1) * math.log(high / low)).exp()
-        whole = _first(draw) & self.whole_first
+        whole = first_copy(draw) & self.whole_first
         rows, cols = grid(x)
         rows = self._window(rows, torch.where(whole, 1, (area / ratio).sqrt()), x.shape[-2], draw)
         cols = self._window(cols, torch.where(whole, 1, (area * ratio).sqrt()), x.shape[-1], draw)
@@ -212,58 +211,9 @@ class Crop(Displacement):
         return start + ((at + 0.5) * (window / size) - 0.5).clamp_min(0).minimum(window - 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellMask(Transform):
-    """Shows random cells of an even grid and hides the others under one colour, void.
-
-    With ``whole_first`` this is the untargeted core of Everywhere Attack (Zeng et al., AAAI 2025, arXiv 2501.00707),
-    which drives the whole image and single cells of it towards a target together; it picks different cells for its
-    copies, here every copy draws its own.
-
-    Attributes:
-        grid: cells per side.
-        kept: how many cells stay.
-        fill: the colour of hidden cells, by default the mean of ImageNet.
-        whole_first: leave the first copy as it is.
-    """
-
-    moves: ClassVar[bool] = False
-
-    grid: int = 4
-    kept: int = 8
-    fill: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    whole_first: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("CellMask grid", self.grid, 1)
-        check_whole("CellMask kept", self.kept, 1)
-        if self.kept > self.grid**2:
-            raise UsageError(f"CellMask kept is {self.kept}; allowed are at most grid² = {self.grid**2} cells")
-        if len(self.fill) != 3 or not all(0 <= value <= 1 for value in self.fill):
-            raise UsageError(f"CellMask fill is {self.fill}; allowed are three numbers from 0 to 1")
-
-    def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        shown = self.shown(x, draw)
-        fill = torch.stack([x.new_full((1, 1), value) for value in self.fill])
-        return torch.where(shown[:, None], x, fill), y.where(shown, VOID)
-
-    def shown(self, x: Tensor, draw: Draw) -> Tensor:
-        """Which pixels stay, (B, H, W)."""
-        rank = draw.uniform(self.grid**2).argsort(stable=True).argsort(1)
-        row_cell, col_cell = (torch.arange(side, device=x.device) * self.grid // side for side in x.shape[-2:])
-        shown = rank[:, row_cell[:, None] * self.grid + col_cell] < self.kept
-        return shown | (_first(draw) & self.whole_first)
-
-
 def _check_angle(part: Rotate | Shuffle) -> None:
     if not 0 <= part.angle <= 180:
         raise UsageError(f"{type(part).__name__} angle is {part.angle}; allowed are degrees from 0 to 180")
-
-
-def _first(draw: Draw) -> Tensor:
-    """Which items are their image's first copy, (B, 1, 1)."""
-    return (draw.copy == 0).view(-1, 1, 1)
 
 
 def _columns(of_cell: Tensor, cell: Tensor) -> Tensor:
@@ -310,6 +260,6 @@ def _turned(
     middle, centre = (height - 1) / 2, (width - 1) / 2
     down, right = rows - middle, cols - centre
     rows, cols = middle + down * cos - right * sin, centre + down * sin + right * cos
-    # A pixel reaches half a pixel beyond its centre; positions there read the piece's border, not what is next to it.
-    inside = (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
+    inside = within(rows, cols, height, width)
+    # Positions beyond the centres of a piece's border read that border, not what is next to it.
     return rows.clamp_min(0).minimum(height - 1), cols.clamp_min(0).minimum(width - 1), inside

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segtrans.bank import colours, photographs
+from segtrans.bank import channel_statistics, photographs
 from segtrans.errors import check_number
 from segtrans.random import Draw
 from segtrans.transforms.base import Transform, check_range
@@ -138,7 +138,7 @@ class StyleMix(Transform):
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         image = x
         if self.keep < 1:
-            means, contrasts = colours(self.bank, x.device)
+            means, contrasts = channel_statistics(self.bank, x.device)
             which = _which(len(means), draw)
             mean, contrast = means[which].to(x.dtype), contrasts[which].to(x.dtype)
             centred = x - x.mean((2, 3), keepdim=True)

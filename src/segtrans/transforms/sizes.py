@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from segtrans.errors import UsageError, check_number
 from segtrans.interpolation import interpolate
 from segtrans.random import Draw
-from segtrans.transforms.base import Transform, check_range, positions, resample
+from segtrans.transforms.base import Transform, check_range, on_canvas, resample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +34,9 @@ class Resize(Transform):
         check_number("Resize probability", self.probability, 0, 1)
 
     def __call__(self, x: Tensor, y: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        factor = draw.uniform(low=self.scale[0], high=self.scale[1])
-        factor = torch.where(draw.chance(self.probability), factor, 1.0)
-        rows, in_rows = self._axis(x.shape[-2], factor, x, draw)
-        cols, in_cols = self._axis(x.shape[-1], factor, x, draw)
-        shape = (len(draw), *x.shape[-2:])
-        inside = in_rows[:, :, None] & in_cols[:, None, :]
-        return resample(x, y, rows[:, :, None].expand(shape), cols[:, None, :].expand(shape), inside)
-
-    def _axis(self, size: int, factor: Tensor, like: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        small = (factor * size).round().clamp(1, size)
-        offset = draw.integers((size + 1 - small).long()).to(like.dtype)
-        local = positions(size, like)[None] - offset[:, None]
-        source = (local + 0.5) * (size / small)[:, None] - 0.5
-        return source, (local >= 0) & (local < small[:, None])
+        factor = draw.uniform(1, low=self.scale[0], high=self.scale[1])
+        factor = torch.where(draw.chance(self.probability, 1), factor, 1.0)
+        return resample(x, y, *on_canvas(x, factor, draw))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from segtrans.devices import CPU
-from segtrans.errors import UsageError, check_number, check_whole
+from segtrans.errors import check_number, check_whole
 from segtrans.random import Draw
-from segtrans.transforms.base import positions
+from segtrans.transforms.base import positions, within
 from segtrans.transforms.blocks import Displacement
 
 
@@ -35,8 +35,7 @@ class Warp(Displacement):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("Warp mesh", self.mesh, 3)
-        if not 0 <= self.reach <= 2:
-            raise UsageError(f"Warp reach is {self.reach}; allowed are numbers from 0 to 2")
+        check_number("Warp reach", self.reach, 0, 2)
         check_number("Warp descent", self.descent, 0)
 
     def source(self, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
@@ -48,9 +47,7 @@ class Warp(Displacement):
         influence = _influence(self.mesh, x)
         rows = positions(height, x)[:, None] + _sum(influence, down) * ((height - 1) / 2)
         cols = positions(width, x) + _sum(influence, right) * ((width - 1) / 2)
-        # A pixel reaches half a pixel beyond its centre.
-        inside = (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
-        return rows, cols, inside
+        return rows, cols, within(rows, cols, height, width)
 
 
 def _influence(mesh: int, like: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""One perturbation for many images."""
+"""Steps of one perturbation for many images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segtrans.errors import check_whole
-from segtrans.steps import Step, StepFunction
+from segtrans.steps.base import Step, StepFunction
 
 if TYPE_CHECKING:
     from segtrans.run import Run

@@ -11,8 +11,9 @@ from torch import Tensor
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_whole
 from segtrans.random import Draw
-from segtrans.transforms.base import Transform, positions, resample
-from segtrans.transforms.blocks import CellMask, Crop, Rotate, Shuffle, grid
+from segtrans.transforms.base import Transform, on_canvas, resample, within
+from segtrans.transforms.blocks import Crop, Rotate, Shuffle, grid
+from segtrans.transforms.masks import CellMask
 
 Link = Literal["identity", "rotate", "resize", "shuffle", "crop", "mask", "darken"]
 _LINKS: tuple[Link, ...] = get_args(Link)
@@ -71,21 +72,8 @@ def _source(name: Link, x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
     if name == "mask":
         return *grid(x), _MASK.shown(x, draw)
     if name == "resize":
-        return _shrunk(x, draw)
+        return on_canvas(x, draw.uniform(1, low=0.65, high=1.0), draw)
     return {"rotate": _ROTATE, "shuffle": _SHUFFLE, "crop": _CROP}[name].source(x, draw)
-
-
-def _shrunk(x: Tensor, draw: Draw) -> tuple[Tensor, ...]:
-    """The image at a random smaller size, somewhere on a canvas of its own size."""
-    factor = draw.uniform(1, low=0.65, high=1.0)
-    found: list[tuple[Tensor, Tensor]] = []
-    for size in x.shape[-2:]:
-        small = (factor * size).round().clamp_min(1)
-        local = positions(size, x) - draw.integers((size + 1 - small).long()).to(x.dtype)
-        found.append(((local + 0.5) * (size / small) - 0.5, (local >= 0) & (local < small)))
-    (rows, in_rows), (cols, in_cols) = found
-    shape = (len(x), *x.shape[-2:])
-    return rows[:, :, None].expand(shape), cols[:, None].expand(shape), in_rows[:, :, None] & in_cols[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +112,7 @@ class Operators(Transform):
             size = least + (1 - least) * draw.uniform(1, 1)
             rows = _moved(rows, height, size, draw.uniform(1, 1), *moves[:2])
             cols = _moved(cols, width, size, draw.uniform(1, 1), *moves[2:])
-            # A pixel reaches half a pixel beyond its centre.
-            inside = inside & (rows >= -0.5) & (rows <= height - 0.5) & (cols >= -0.5) & (cols <= width - 0.5)
+            inside = inside & within(rows, cols, height, width)
             brightness = brightness * light
         image, label = resample(x, y, rows, cols, inside)
         return image * brightness[:, None], label
