@@ -1,13 +1,16 @@
 """Signals end a run after the unit in hand, and what is finished is kept."""
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_run import CLASSES
 
 from segtrans.bench import runner, work
+from segtrans.cli import main
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -64,6 +67,24 @@ def test_a_run_that_was_asked_to_stop_does_not_make_lost_images_again(
     result = go(pictures=0)
     assert (result["interrupted"], result["cells"]) == (True, [])
     assert not list((tmp_path / "run" / "images").rglob("seed0*/*.png"))
+
+
+def test_the_command_line_tells_what_is_left(
+    toys: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    craft = work.UnitWork._craft
+
+    def interrupted(self: work.UnitWork) -> None:
+        signal.raise_signal(signal.SIGINT)
+        craft(self)
+
+    monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
+    options = ["-s", "a:0", "-t", "a:1", "-a", "noise", "-a", "mi", "--data", f"folder:{data}?classes={CLASSES}"]
+    monkeypatch.setattr(sys, "argv", ["segtrans", "run", *options, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert "interrupted: 1 of 2 units finished; the same command does the rest" in capsys.readouterr().err
 
 
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

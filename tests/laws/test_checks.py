@@ -63,12 +63,21 @@ class Faulty(Transform):
                 return x * (1 + x.detach().mean()), y
             case "a global generator":
                 return x * (1 + torch.rand(1).to(x)), y
+            case "in place":
+                return x.mul_(0.9), y
+            case "images alone":
+                return x  # type: ignore[return-value]
             case "nothing":
                 return x, y
             case "labels as numbers":
                 return x, y.to(x.dtype)
             case _:
                 return x * draw.uniform(1, 1, 1, low=0.8), y
+
+
+def test_a_class_is_no_part() -> None:
+    with pytest.raises(AssertionError, match="is no Transform; pass the part itself"):
+        check_transform(Scale)  # type: ignore[arg-type]
 
 
 def test_a_sound_transformation_passes() -> None:
@@ -88,8 +97,10 @@ def test_a_sound_transformation_passes() -> None:
         ("new labels", "labels move"),
         ("other precision", "types"),
         ("a detached part", "gradients"),
-        ("a mean over the batch", "gradients"),
-        ("a global generator", "labels move"),
+        ("a mean over the batch", "batch"),
+        ("a global generator", "random numbers"),
+        ("in place", "inputs"),
+        ("images alone", "types"),
         ("a gradient where nothing is read", "unread pixels"),
         ("labels as numbers", "types"),
     ],

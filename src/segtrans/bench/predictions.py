@@ -96,13 +96,17 @@ def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
 
 
 def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) -> tuple[Tensor, str]:
-    """A model's mask of an image, uint8 (H, W) on the CPU, from its file or, where that was lost or damaged, made anew;
-    and what was wrong with it then, or nothing. Where something was, there is no file.
+    """A model's mask of an image, uint8 (H, W) on the CPU, from its file or, where that was lost, damaged or changed,
+    made anew; and what was wrong with it then, or nothing. Where something was, there is no file.
     """
+    pixels = image()
     try:
-        return torch.from_numpy(read_mask(path)), ""
+        mask = read_mask(path)
+        if mask.shape == pixels.shape[:2]:
+            return torch.from_numpy(mask), ""
     except DataError:
-        (prediction,), (fault,) = predict(plan.models[name], to_tensor(image())[None].to(plan.device))
+        pass  # made anew
+    (prediction,), (fault,) = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
     if fault:
         path.unlink(missing_ok=True)
     else:

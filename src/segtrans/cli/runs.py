@@ -117,6 +117,7 @@ def _run(
     from segtrans.report import write_report
     from segtrans.report.costs import failures
     from segtrans.report.table import print_tables
+    from segtrans.report.words import counted
 
     plan = make_plan(make_config(values), data)
     errors = Console(stderr=True)
@@ -143,6 +144,9 @@ def _run(
     if not quiet:
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
+    if outcome.interrupted:
+        done = f"{len(outcome.trials)} of {counted(len(plan.trials), 'unit')} finished"
+        errors.print(f"interrupted: {done}; the same command does the rest", soft_wrap=True)
     for failure in failures(result):
         errors.print(
             f"failed: {failure.named} ({failure.where}): {failure.reason}",

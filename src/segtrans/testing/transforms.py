@@ -1,7 +1,7 @@
 """The laws of input transformations, as checks."""
 
 from itertools import product
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segtrans.attack import Attack
 from segtrans.data.base import VOID
-from segtrans.random import Draw
+from segtrans.random import Draw, seeded
 from segtrans.testing.attacks import check_attack
 from segtrans.testing.laws import hold
 from segtrans.testing.toys import CLASSES, draw, images, labels
@@ -30,6 +30,7 @@ def check_transform(transform: Transform, *, repaints: bool = False) -> None:
     Raises:
         AssertionError: the first law that it breaks.
     """
+    _keeps_to_itself(transform)
     for size, batch in product(SIZES, (1, 3)):
         if repaints:
             _labels_stay(transform, batch, size)
@@ -56,6 +57,25 @@ def check_transform(transform: Transform, *, repaints: bool = False) -> None:
         right = torch.autograd.gradcheck(shown, x, fast_mode=True, raise_exception=False)
         hold(right, "gradients", transform, "has a gradient other than finite differences say")
     check_attack(Attack(transforms=(transform,), iterations=2))
+
+
+def _keeps_to_itself(transform: Transform) -> None:
+    """What an image becomes depends on itself and its own numbers, and what was given stays as it was."""
+    hold(isinstance(cast(Any, transform), Transform), "types", transform, "is no Transform; pass the part itself")
+    x, y = images(2, (9, 7)), labels(2, (9, 7))
+    before, found = x.clone(), list[tuple[Tensor, Tensor]]()
+    for key in range(2):
+        with seeded(key):
+            found.append(transform(x, y, draw(2)))
+    pairs = all(isinstance(cast(Any, made), tuple) and len(cast(Any, made)) == 2 for made in found)
+    hold(pairs, "types", transform, "returns something else than images and labels")
+    hold(torch.equal(x, before), "inputs", transform, "changes the images that it is given")
+    (image, label), again = found
+    same = torch.equal(image, again[0]) and torch.equal(label, again[1])
+    hold(same, "random numbers", transform, "takes numbers from elsewhere than its draw")
+    alone, its_label = transform(x[:1], y[:1], draw(1))
+    same = torch.allclose(image[:1], alone, atol=1e-9) and torch.equal(label[:1], its_label)
+    hold(same, "batch", transform, "makes something else of an image that is alone in its batch")
 
 
 # Three channels are three labels, one of them void.
