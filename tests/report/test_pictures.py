@@ -126,6 +126,10 @@ def test_damage_is_named(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", {**document, "format": "new"})
     with pytest.raises(DataError, match=r"result\.json: has format 'new'; allowed are whole numbers"):
         read_document(tmp_path)
+    for broken in ({**document, "cells": 1}, {k: v for k, v in document.items() if k != "failures"}):
+        write_json(tmp_path / "result.json", broken)
+        with pytest.raises(DataError, match=r"result\.json: not the result of a run"):
+            read_document(tmp_path)
     (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):
         draw_pictures(tmp_path, document)

@@ -20,6 +20,13 @@ Document = dict[str, Any]
 CLEAN = "clean"
 """The row that every table and picture starts from."""
 
+_KEYS: dict[type, tuple[str, ...]] = {
+    str: ("segtrans",),
+    bool: ("interrupted",),
+    dict: ("config", "data", "models", "attacks", "environment"),
+    list: ("cells", "pictures", "costs", "summary", "comparison", "class_iou", "failures"),
+}
+
 
 def read_document(run: Path) -> Document:
     """The ``result.json`` of a run's folder.
@@ -43,6 +50,8 @@ def read_document(run: Path) -> Document:
     if found != FORMAT:
         cure = "the run has to be made again, since other code made it" if found < FORMAT else "a newer one is needed"
         raise DataError(f"{path}: has format {found}, this version of segtrans reads format {FORMAT}; {cure}")
+    if not all(isinstance(result.get(key), kind) for kind, keys in _KEYS.items() for key in keys):
+        raise DataError(f"{path}: not the result of a run")
     return result
 
 
