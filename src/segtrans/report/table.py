@@ -93,7 +93,7 @@ def _ranking(document: Document) -> Table:
 
 def _leads(document: Document) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=_NAME)
+    table.add_column(Text(f"lead over {document['config']['baseline']}, in points"), overflow="fold", min_width=_NAME)
     table.add_column("asr_miou", justify="right", no_wrap=True)
     # Intervals have blanks, at which they would be taken to break.
     longest = max(len(ends(lead.overall.asr_miou_interval)) for lead in leads(document))
