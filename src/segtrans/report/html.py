@@ -33,6 +33,7 @@ from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
 from segtrans.report.origin import command, provenance, sentence
+from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
 from segtrans.report.ranking import class_drops, headline, incomplete, lead_blocks, leads, ranked_blocks, ranking
 from segtrans.report.words import counted, ends, percent, seconds, signed
@@ -78,8 +79,11 @@ def write_page(run: Path, document: Document, against: Path | None = None) -> Pa
         DataError: ``against`` holds no result, or an image in the run's folder is damaged.
     """
     comparison = None if against is None else compare(document, read_document(against), str(against))
+    shown = examples(run, document)
+    drawn = [path for entry in document["pictures"] if (path := picture_path(run, entry)).is_file()]
+    left_out = {path.relative_to(run).as_posix() for path in drawn} - {example.file for example in shown}
     path = run / "report.html"
-    write_text(path, render(document, examples(run, document), comparison))
+    write_text(path, render(document, shown, comparison, len(left_out)))
     return path
 
 
@@ -111,8 +115,12 @@ def plots(document: Document) -> list[Plot]:
     return [plot for size in sizes if (plot := cost_plot(document, *size)) is not None]
 
 
-def render(document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None) -> str:
-    """The page as text, with these of the pictured images inside it, and a comparison with another run."""
+def render(
+    document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None, left_out: int = 0
+) -> str:
+    """The page as text, with these of the pictured images inside it, and a comparison with another run; ``left_out`` is
+    the number of further pictures in the run's folder.
+    """
     names = short_names(document)
     values: dict[str, Any] = {
         "document": document,
@@ -134,7 +142,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
         "examples": shown,
         "comparison": comparison,
-        "left_out": len(document["pictures"]) - len(shown),
+        "left_out": left_out,
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
         "costs": costs(document),
