@@ -113,7 +113,7 @@ def make_run(
         else [],
         "failures": [],
         "interrupted": False,
-        "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False},
+        "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False, "libraries": {}},
     }
     for image, size in images.items():
         document["pictures"] += _draw(root, random, document, image, size)
@@ -144,6 +144,7 @@ def _cell(
         "seed": seed,
         "block": block,
         "images": 7,
+        "image_set": "0123abcd",
         "miou_clean": 0.7,
         "miou": 0.7 * (1 - strength),
         "asr_miou": strength,

@@ -121,7 +121,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     document = make_run(tmp_path)
     for older in ({**document, "format": 0}, {k: v for k, v in document.items() if k != "format"}):
         write_json(tmp_path / "result.json", older)
-        with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 1"):
+        with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 2"):
             read_document(tmp_path)
     write_json(tmp_path / "result.json", {**document, "format": "new"})
     with pytest.raises(DataError, match=r"result\.json: has format 'new'; allowed are whole numbers"):

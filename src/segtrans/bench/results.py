@@ -37,7 +37,7 @@ from segtrans.models.base import is_transformer, plain_backbone
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
 
-FORMAT = 1
+FORMAT = 2
 """Counts up whenever what reports read from the document changes its place or meaning."""
 
 LEAST_SHARE = 0.01
@@ -140,6 +140,7 @@ def _cell(plan: Plan, trial: Trial, target: str, score: _Score) -> dict[str, Any
         "seed": trial.seed,
         "block": _block(plan, trial.surrogate, target),
         "images": score.counts.counted,
+        "image_set": fingerprint(sorted(score.images))[:8],
         **score.measures,
         **{f"{name}_interval": list(interval(values)) for name, values in score.drawn.items()},
     }
