@@ -165,7 +165,7 @@ def _attack(name: str) -> dict[str, Any]:
         "norm": "L-inf",
         "eps": "8/255",
         "iterations": 0 if control else 10,
-        "step_size": 0.8 / 255,
+        "step": "" if control else "eps/4",
         "draws": entry is None or entry.attack.draws,
         "gradient_evaluations_per_iteration": 0 if control else 1,
         "gradient_evaluations_of_preparation": entry.attack.preparation if entry else 0,

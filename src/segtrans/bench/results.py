@@ -32,6 +32,7 @@ from segtrans.bench.summary import (
 )
 from segtrans.catalogue import ENTRIES
 from segtrans.interop.foreign import Foreign
+from segtrans.listing import step
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer, plain_backbone
 from segtrans.threat import in_grey_levels
@@ -244,7 +245,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "norm": attack.threat.norm,
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
-        "step_size": attack.alpha,
+        "step": step(attack),
         "draws": attack.draws,
         **_gradients(attack, attack.evaluations_on(1)),
     }

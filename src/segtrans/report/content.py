@@ -87,6 +87,18 @@ def is_control(document: Document, attack: str) -> bool:
     return document["attacks"][attack]["provenance"] == "control"
 
 
+def budget(document: Document, attack: str) -> str:
+    """``L-inf 8/255``, or ``none`` where every image is within it."""
+    entry = document["attacks"][attack]
+    return "none" if (entry["norm"], entry["eps"]) == ("L-inf", "1") else f"{entry['norm']} {entry['eps']}"
+
+
+def mixed_budgets(document: Document) -> dict[str, str]:
+    """The budget of each attack, where a run has several; empty where all have the same."""
+    found = {attack: budget(document, attack) for attack in document["attacks"]}
+    return found if len({*found.values()}) > 1 else {}
+
+
 def class_colours(document: Document) -> list[tuple[str, Colour]]:
     """Name and colour of each class: the data's, or what the models call them where the data have no masks."""
     data = document["data"]

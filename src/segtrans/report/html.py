@@ -20,6 +20,7 @@ from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import (
     Document,
     Pair,
+    budget,
     clean_miou,
     is_control,
     pairs,
@@ -149,6 +150,7 @@ def render(
         "failures": failures(document),
         "units": len(document["costs"]),
         "planned": len(document["attacks"]) * len(surrogates(document)) * len(document["config"]["seeds"]),
+        "budget": {attack: budget(document, attack) for attack in document["attacks"]},
         "provenance": {attack: provenance(document, attack) for attack in document["attacks"]},
         "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
         "command": command(document),
