@@ -64,6 +64,9 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     def score(counts: Counts, images: Sequence[str]) -> _Score:
         least = 0.0 if plan.labelled else LEAST_SHARE
         drawn = counts.resampled(weights[:, [plan.places[image] for image in images]], least=least)
+        if counts.counted < 2:
+            # Drawn again and again, one image tells nothing of others.
+            drawn = {name: torch.full_like(values, torch.nan) for name, values in drawn.items()}
         return _Score(counts, images, counts.measures(least=least), drawn)
 
     cells: list[dict[str, Any]] = []

@@ -157,6 +157,7 @@ def render(
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
         "few": FEW_IMAGES,
+        "fewest": min((cell["images"] for cell in document["cells"]), default=document["data"]["images"]),
     }
     return environment().get_template("page.html.jinja").render(values)
 
