@@ -143,6 +143,8 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
 def test_few_images_are_no_ground_for_intervals(tmp_path: Path, images: int, words: str) -> None:
     document = make_run(tmp_path, images={}, attacks=["mi"])
     document["data"]["images"] = images
+    for cell in document["cells"]:
+        cell["images"] = images
     found = read(write_page(tmp_path, document)).words
     assert ("Only" in found) == bool(words)
     assert words in found

@@ -149,10 +149,13 @@ def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
 
 
 def clean_miou(document: Document, model: str) -> float | None:
-    """A target's mIoU on the clean images; None where its own predictions are the reference, or it was no target."""
+    """A target's mIoU on the clean images, on the most that an attack was scored on; None where its own predictions are
+    the reference, or it was no target.
+    """
     if document["data"]["reference"] != "masks":
         return None
-    return next((cell["miou_clean"] for cell in document["cells"] if cell["target"] == model), None)
+    cells = [cell for cell in document["cells"] if cell["target"] == model]
+    return max(cells, key=lambda cell: cell["images"])["miou_clean"] if cells else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -36,7 +36,16 @@ from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
 from segtrans.report.origin import command, provenance, sentence
 from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
-from segtrans.report.ranking import class_drops, headline, incomplete, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.ranking import (
+    class_drops,
+    clean_iou,
+    headline,
+    incomplete,
+    lead_blocks,
+    leads,
+    ranked_blocks,
+    ranking,
+)
 from segtrans.report.words import counted, ends, percent, seconds, signed
 
 MOST_DROPS = 8
@@ -138,6 +147,7 @@ def render(
         "targets": targets(document),
         "matrices": matrices(document),
         "drops": class_drops(document),
+        "clean_iou": clean_iou(document),
         "most_drops": MOST_DROPS,
         "most_examples": MOST_ATTACKS,
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},

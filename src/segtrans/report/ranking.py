@@ -1,6 +1,7 @@
 """Which attack is ahead: means per block, places, and leads over the baseline."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +214,14 @@ def class_drops(document: Document) -> list[ClassDrops]:
     """What attacks take from each class, in the order of the ranking; empty where the data have no masks."""
     found = {e["attack"]: ClassDrops(e["attack"], e["iou_clean"], e["iou"]) for e in document["class_iou"]}
     return [found[ranked.attack] for ranked in ranking(document) if ranked.attack in found]
+
+
+def clean_iou(document: Document) -> list[float | None]:
+    """IoU per class on the clean images, of the attack that was scored on the most; empty without masks."""
+    images: Counter[str] = Counter()
+    for cell in document["cells"]:
+        images[cell["attack"]] += cell["images"]
+    return max(document["class_iou"], key=lambda entry: images[entry["attack"]], default={"iou_clean": []})["iou_clean"]
 
 
 def _scores(entry: dict[str, Any]) -> Scores:
