@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from statistics import fmean
 
-from segtrans.report.content import Document, pairs
+from segtrans.report.content import Document, mixed_budgets, pairs
 from segtrans.report.costs import costs
 from segtrans.report.ranking import ranked_blocks, ranking
 from segtrans.report.words import Interval, ends, percent, shortened
@@ -96,8 +96,10 @@ class Plot:
 
 
 def points(document: Document) -> list[Point]:
-    """Every attack with a mean in the ranking's first block, the strongest first, controls last."""
-    block = ranked_blocks(document)[0]
+    """Every attack with a mean in the ranking's first block, the strongest first, controls last; the front is of those
+    within the strongest one's budget.
+    """
+    block, budgets = ranked_blocks(document)[0], mixed_budgets(document)
     spent = {(cost.attack, cost.surrogate): cost.gradient_evaluations for cost in costs(document)}
     # What the scores that the mean is about cost: a surrogate counts as often as it was scored.
     paid: dict[str, list[int]] = {}
@@ -113,9 +115,11 @@ def points(document: Document) -> list[Point]:
         cost = fmean(paid[ranked.attack])
         spent = f"{cost:,.0f} gradients per image" if cost else "no gradients"
         found.append(Point(ranked.attack, cost, spent, score.asr_miou, interval))
+    costly = [point for point in found if point.cost]
+    alike = [point for point in costly if budgets.get(point.attack) == budgets.get(costly[0].attack)]
     best = -math.inf
     front: set[str] = set()
-    for point in sorted((p for p in found if p.cost), key=lambda p: (p.cost, -p.value)):
+    for point in sorted(alike, key=lambda p: (p.cost, -p.value)):
         if point.value > best:
             best = point.value
             front.add(point.attack)
