@@ -6,15 +6,16 @@ from dataclasses import fields
 from inspect import getdoc
 from typing import Any
 
-from segtrans.attack import Attack
 from segtrans.catalogue import ENTRIES, PARTS, Entry
 from segtrans.composition import spell
 from segtrans.data import READERS
 from segtrans.errors import SegtransError
+from segtrans.interop.foreign import Foreign
 from segtrans.models import load_model
 from segtrans.models.load import SOURCES
 from segtrans.steps import Adaptive
 from segtrans.threat import LInf, in_grey_levels
+from segtrans.worst import AnyAttack
 
 Row = dict[str, Any]
 
@@ -44,7 +45,7 @@ def attacks() -> list[Row]:
             "gradients per iteration": entry.attack.evaluations_per_iteration if entry.attack.iterations else 0,
             "preparation": entry.attack.preparation,
             "iterations": entry.attack.iterations,
-            "step": ", ".join(dict.fromkeys(_step(a) for a in entry.attack.attacks if a.iterations)),
+            "step": step(entry.attack),
             "eps": in_grey_levels(entry.attack.threat.radius) if entry.attack.threat != LInf(1) else "none",
             "composition": " | ".join(map(spell, entry.attack.attacks)),
             "defaults": " | ".join(spell(attack, defaults=True) for attack in entry.attack.attacks),
@@ -57,10 +58,20 @@ def attacks() -> list[Row]:
     return _rows(ENTRIES, row)
 
 
-def _step(attack: Attack) -> str:
-    if isinstance(attack.step, Adaptive):
-        return "found"
-    return attack.step_size if isinstance(attack.step_size, str) else in_grey_levels(attack.step_size)
+def step(attack: AnyAttack) -> str:
+    """The length of an attack's steps as it was said, ``found`` where it finds them itself, nothing where it takes none
+    or another library's attack has no such setting; several for attacks that are made of others.
+    """
+    if isinstance(attack, Foreign):
+        return _length(attack.step_size)
+    parts = [part for part in attack.attacks if part.iterations]
+    return ", ".join(
+        dict.fromkeys("found" if isinstance(part.step, Adaptive) else _length(part.step_size) for part in parts)
+    )
+
+
+def _length(said: float | str | None) -> str:
+    return in_grey_levels(said) if isinstance(said, float | int) else said or ""
 
 
 def parts() -> list[Row]:

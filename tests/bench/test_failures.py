@@ -55,7 +55,7 @@ def test_a_lead_is_over_the_images_that_both_attacks_were_made_on(
     assert [c["images"] for c in result["cells"] if c["block"] == "other backbone"] == [6, 3]
     where = ("other backbone", "same backbone")
     assert incomplete(result) == [f"mi + patch(side=22) (3 of 6 images in {block})" for block in where]
-    assert headline(result).startswith("mi takes")
+    assert headline(result).startswith("mi (budget L-inf 8/255) takes")
     large = "\n".join("135")
     (tmp_path / "large.txt").write_text(large)
     alone = go(

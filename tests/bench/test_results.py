@@ -182,7 +182,29 @@ def test_documents_are_strict_json_and_csv(go: Callable[..., dict[str, Any]], tm
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == json.loads(json.dumps(result))
     lines = (tmp_path / "run" / "cells.csv").read_text().splitlines()
     assert len(lines) == 1 + len(result["cells"])
-    assert {"surrogate", "target", "attack", "asr_miou", "asr_miou_interval_low"} <= set(lines[0].split(","))
+    assert {"surrogate", "target", "attack", "image_set", "asr_miou_interval_low"} <= set(lines[0].split(","))
+
+
+def test_cells_tell_on_which_images_they_are(go: Callable[..., dict[str, Any]], data: Path) -> None:
+    result = go(surrogates=["a:0"], targets=["poisoned:0", "a:1"], attacks=["mi"])
+    sets = {cell["target"]: (cell["images"], cell["image_set"]) for cell in result["cells"]}
+    assert [images for images, _ in sets.values()] == [5, 6]
+    (data / "images" / "5.png").unlink()
+    (data / "masks" / "5.png").unlink()
+    again = go(surrogates=["a:0"], targets=["a:1"], attacks=["mi"])
+    # The same five, whatever the reason.
+    assert [cell["image_set"] for cell in again["cells"]] == [sets["poisoned:0"][1]] != [sets["a:1"][1]]
+
+
+def test_one_image_has_no_interval(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(attacks=["noise", "mi"], baseline="noise", limit=1)
+    found = [*result["cells"], *result["summary"], *result["comparison"]]
+    assert all(entry["asr_pixel"] is not None and entry["asr_pixel_interval"] == [None, None] for entry in found)
+
+
+def test_steps_are_said_as_listings_say_them(go: Callable[..., dict[str, Any]]) -> None:
+    result = go(attacks=["noise", "mi", "l2(eps=5) + mi(step_size=0.5)", "apgd"])
+    assert [entry["step"] for entry in result["attacks"].values()] == ["", "eps/4", "0.5", "found"]
 
 
 def test_a_table_made_of_an_earlier_result_goes_with_it(go: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def make_run(
         else [],
         "failures": [],
         "interrupted": False,
-        "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False},
+        "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False, "libraries": {}},
     }
     for image, size in images.items():
         document["pictures"] += _draw(root, random, document, image, size)
@@ -144,6 +144,7 @@ def _cell(
         "seed": seed,
         "block": block,
         "images": 7,
+        "image_set": "0123abcd",
         "miou_clean": 0.7,
         "miou": 0.7 * (1 - strength),
         "asr_miou": strength,
@@ -164,7 +165,7 @@ def _attack(name: str) -> dict[str, Any]:
         "norm": "L-inf",
         "eps": "8/255",
         "iterations": 0 if control else 10,
-        "step_size": 0.8 / 255,
+        "step": "" if control else "eps/4",
         "draws": entry is None or entry.attack.draws,
         "gradient_evaluations_per_iteration": 0 if control else 1,
         "gradient_evaluations_of_preparation": entry.attack.preparation if entry else 0,

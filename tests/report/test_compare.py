@@ -59,6 +59,8 @@ def test_other_conditions_are_named(tmp_path: Path) -> None:
     theirs["models"]["zoo:voc/two"]["hash"] = "f" * 64
     theirs["attacks"]["mi"]["value"] = "another"
     theirs["segtrans"] = "0.0.9"
+    ours["environment"]["libraries"] = {"timm": "1.0.1"}
+    theirs["environment"] |= {"device": "cuda", "torch": "2.1.0"}
     assert compare(ours, theirs, "b").conditions == [
         "eps is 4/255 here and not set there",
         "seeds is [0, 1] here and [0] there",
@@ -66,4 +68,28 @@ def test_other_conditions_are_named(tmp_path: Path) -> None:
         "zoo:voc/two is not the same model",
         "mi is not the same attack",
         "segtrans is 0.1.0 here and 0.0.9 there",
+        "device is cpu here and cuda there",
+        "timm is 1.0.1 here and not installed there",
+        "torch is 2.13.0 here and 2.1.0 there",
     ]
+
+
+def test_other_images_and_seeds_of_a_shared_pair_are_named(tmp_path: Path) -> None:
+    ours, theirs = (make_run(tmp_path, attacks=["mi", "di"], images={}) for _ in range(2))
+    theirs["cells"][0]["image_set"] = "another"  # mi's
+    theirs["cells"] = [c for c in theirs["cells"] if (c["attack"], c["target"], c["seed"]) != ("di", "zoo:voc/one", 1)]
+    assert compare(ours, theirs, "b").conditions == [
+        "mi was not scored on the same images",
+        "di was not scored with the same seeds",
+    ]
+
+
+def test_white_boxes_are_told_from_transfer(tmp_path: Path) -> None:
+    ours = make_run(tmp_path / "a", attacks=["mi", "di"], images={})
+    theirs = make_run(tmp_path / "b", attacks=["mi", "di"], images={})
+    theirs["cells"] = [c for c in theirs["cells"] if c["attack"] == "mi" or c["block"] == "white box"]
+    write_json(tmp_path / "b" / "result.json", theirs)
+    assert [(d.attack, d.white_box) for d in compare(ours, theirs, "b").differences] == [("mi", False), ("di", True)]
+    text = write_page(tmp_path / "a", ours, tmp_path / "b").read_text(encoding="utf-8")
+    assert text.count("<small>white box</small>") == 1
+    assert "left out, and" not in text

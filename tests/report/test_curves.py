@@ -61,6 +61,18 @@ def test_plots_of_a_kind_share_their_axes(tmp_path: Path) -> None:
     assert found[0].words == "segtrans: 35.0 % at 2 (33.0 to 38.0), 30.0 % at 8 (28.0 to 33.0)"
 
 
+def test_points_say_what_they_differ_in(tmp_path: Path) -> None:
+    found = curves(made(tmp_path))
+    assert [mark.point.words for mark in found["eps"][0].marks] == [
+        "segtrans + linf(eps=2/255): 2 grey levels, 35.0 % (33.0 to 38.0)",
+        "segtrans: 8 grey levels, 30.0 % (28.0 to 33.0)",
+    ]
+    assert {mark.point.words.split(",")[0] for plot in found["iterations"] for mark in plot.marks} >= {
+        "mi: 10 iterations",
+        "mi(iterations=20): 20 iterations",
+    }
+
+
 def test_page_and_figures_hold_them(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", made(tmp_path))
     page, figures = write_report(tmp_path)

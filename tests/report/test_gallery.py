@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from synthetic_run import CLASSES, make_run
 
-from segtrans.report import gallery, write_page
+from segtrans.report import draw_pictures, gallery, write_page
 from segtrans.report.content import class_colours
 from segtrans.report.gallery import examples
 from segtrans.report.pictures import VOID_COLOUR
@@ -63,6 +63,7 @@ def test_of_many_attacks_the_first_are_shown(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = make_run(tmp_path, images={f"image {i}": (200, 300) for i in range(3)})
+    drawn = draw_pictures(tmp_path, document)
     large = examples(tmp_path, document)
     assert len(large) == 6
     monkeypatch.setattr(gallery, "GALLERY_BYTES", sum(e.bytes for e in large) * 2 // 3)
@@ -75,6 +76,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(e.bytes for e in fewer) <= gallery.GALLERY_BYTES
     text = write_page(tmp_path, document).read_text(encoding="utf-8")
     assert f"{6 - len(fewer)} more pictures in <code>pictures/" in text
+    for picture in drawn[len(fewer) :]:
+        picture.path.unlink()
+    assert "in <code>pictures/" not in write_page(tmp_path, document).read_text(encoding="utf-8")
 
 
 def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
@@ -82,3 +86,10 @@ def test_what_was_not_finished_is_left_out(tmp_path: Path) -> None:
     (tmp_path / document["pictures"][0]["rows"][0]["image"]).unlink()
     (tmp_path / document["pictures"][1]["image"]).unlink()
     assert [(e.image, [a.attack for a in e.attacks]) for e in examples(tmp_path, document)] == [("cat", ["di"])]
+
+
+def test_without_its_ground_truth_an_image_is_left_out(tmp_path: Path) -> None:
+    document = make_run(tmp_path, images={"cat": (40, 60), "dog": (40, 60)}, surrogates=["zoo:a"], labelled=True)
+    (tmp_path / document["pictures"][0]["labels"]).unlink()
+    assert [e.image for e in examples(tmp_path, document)] == ["dog"]
+    assert [picture.image for picture in draw_pictures(tmp_path, document)] == ["dog"]

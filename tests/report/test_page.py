@@ -143,9 +143,13 @@ def test_ranking_orders_by_other_backbones_and_puts_controls_last(tmp_path: Path
 def test_few_images_are_no_ground_for_intervals(tmp_path: Path, images: int, words: str) -> None:
     document = make_run(tmp_path, images={}, attacks=["mi"])
     document["data"]["images"] = images
+    for cell in document["cells"]:
+        cell["images"] = images
     found = read(write_page(tmp_path, document)).words
     assert ("Only" in found) == bool(words)
     assert words in found
+    document["cells"][0]["images"] = 5
+    assert ("Only 5 images in some results:" in read(write_page(tmp_path, document)).words) == (images > 5)
 
 
 def test_gradients_before_the_first_iteration_are_shown_apart(tmp_path: Path) -> None:
@@ -294,6 +298,26 @@ def test_classes_show_what_they_lose(tmp_path: Path) -> None:
     assert "2 more attacks" in found.words
     document = make_run(tmp_path, images={})
     assert "classes" not in read(write_page(tmp_path, document)).ids
+
+
+def test_what_is_clean_is_that_of_the_most_images(tmp_path: Path) -> None:
+    document = make_run(tmp_path, attacks=["mi", "di"], labelled=True, images={}, seeds=[0])
+    for cell in document["cells"]:
+        if cell["attack"] == "mi":
+            cell |= {"images": 2, "miou_clean": 0.123}
+    document["class_iou"][0]["iou_clean"] = [0.11] * 6
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
+    assert text.count('<td class="number">70.0</td>') == 3
+    assert '<th scope="row">clean IoU</th><td>80</td><td>60</td>' in text
+
+
+def test_steps_are_said_as_the_attack_says_them(tmp_path: Path) -> None:
+    document = make_run(tmp_path, attacks=["noise", "mi", "apgd"], images={})
+    document["attacks"]["apgd"]["step"] = "found"
+    text = write_page(tmp_path, document).read_text(encoding="utf-8")
+    assert '<th scope="col" class="number">step</th>' in text
+    rows = re.findall(r'<td>L-inf 8/255</td><td class="number">(\d+)</td><td class="number">(.*?)</td>', text)
+    assert rows == [("0", "–"), ("10", "eps/4"), ("10", "found")]
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0855, "+8.6"), (-0.02, "−2.0"), (0.0001, "0.0"), (None, "–")])

@@ -121,11 +121,15 @@ def test_damage_is_named(tmp_path: Path) -> None:
     document = make_run(tmp_path)
     for older in ({**document, "format": 0}, {k: v for k, v in document.items() if k != "format"}):
         write_json(tmp_path / "result.json", older)
-        with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 1"):
+        with pytest.raises(DataError, match=r"result\.json: has format 0, .* reads format 2"):
             read_document(tmp_path)
     write_json(tmp_path / "result.json", {**document, "format": "new"})
     with pytest.raises(DataError, match=r"result\.json: has format 'new'; allowed are whole numbers"):
         read_document(tmp_path)
+    for broken in ({**document, "cells": 1}, {k: v for k, v in document.items() if k != "failures"}):
+        write_json(tmp_path / "result.json", broken)
+        with pytest.raises(DataError, match=r"result\.json: not the result of a run"):
+            read_document(tmp_path)
     (tmp_path / document["pictures"][0]["image"]).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cat\.png"):
         draw_pictures(tmp_path, document)

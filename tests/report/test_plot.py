@@ -67,6 +67,13 @@ def test_an_attack_is_not_free_for_having_failed_with_one_seed(tmp_path: Path) -
     assert [point.cost for point in points(document)] == [10]
 
 
+@pytest.mark.parametrize(("cost", "ticks"), [(30, ["30"]), (10, ["10"]), (350, ["350"])])
+def test_equal_costs_have_a_tick(tmp_path: Path, cost: int, ticks: list[str]) -> None:
+    plot = cost_plot(made(tmp_path, {"mi": 0.3, "di": 0.4}, {"mi": cost, "di": cost}), 760, 440, "")
+    assert plot is not None
+    assert [tick.text for tick in plot.columns] == ticks
+
+
 def boxes(plot: Plot) -> list[tuple[float, float, float, float]]:
     found = []
     for text in plot.texts:

@@ -89,6 +89,21 @@ def test_markup_in_names_stays_as_it_is(tmp_path: Path) -> None:
     assert "[bold]" in text
 
 
+@pytest.mark.parametrize("baseline", ["mi [bold]", "mi [/] x"])
+def test_the_baseline_is_no_markup(tmp_path: Path, baseline: str) -> None:
+    document = make_run(tmp_path, attacks=["noise", "mi"], images={}, baseline="mi")
+    document["config"]["baseline"] = baseline
+    assert baseline.split()[1] in printed(document)
+
+
+def test_several_budgets_are_said(tmp_path: Path) -> None:
+    document = make_run(tmp_path, attacks=["noise", "mi", "pdpgd"], images={})
+    assert "budget" not in printed(document)
+    document["attacks"]["pdpgd"]["eps"] = "1"
+    words = " ".join(re.sub(r"[ \d.–]{9,}", " ", printed(document)).split())
+    assert "pdpgd (budget none)" in words
+
+
 def test_undefined_and_unfinished(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={}, surrogates=["zoo:a"], targets=["zoo:a"], attacks=["mi"])
     assert "white" in printed(document)

@@ -32,13 +32,14 @@ from segtrans.bench.summary import (
 )
 from segtrans.catalogue import ENTRIES
 from segtrans.interop.foreign import Foreign
+from segtrans.listing import step
 from segtrans.metrics import HEADLINES, Counts, interval, iou, resamples
 from segtrans.models.base import is_transformer, plain_backbone
 from segtrans.models.ensemble import members_of
 from segtrans.threat import in_grey_levels
 from segtrans.worst import AnyAttack
 
-FORMAT = 1
+FORMAT = 2
 """Counts up whenever what reports read from the document changes its place or meaning."""
 
 LEAST_SHARE = 0.01
@@ -105,6 +106,9 @@ def _scorer(plan: Plan) -> _Scorer:
 
     def score(counts: Counts, images: Sequence[str]) -> _Score:
         drawn = counts.resampled(weights[:, [plan.places[image] for image in images]], least=least)
+        if counts.counted < 2:
+            # Drawn again and again, one image tells nothing of others.
+            drawn = {name: torch.full_like(values, torch.nan) for name, values in drawn.items()}
         return _Score(counts, images, counts.measures(least=least), drawn)
 
     return score
@@ -145,6 +149,7 @@ def _cell(plan: Plan, trial: Trial, target: str, score: _Score) -> dict[str, Any
         "seed": trial.seed,
         "block": _block(plan, trial.surrogate, target),
         "images": score.counts.counted,
+        "image_set": fingerprint(sorted(score.images))[:8],
         **score.measures,
         **{f"{name}_interval": list(interval(values)) for name, values in score.drawn.items()},
     }
@@ -259,7 +264,7 @@ def _attack(plan: Plan, name: str) -> dict[str, Any]:
         "norm": attack.threat.norm,
         "eps": in_grey_levels(attack.threat.radius),
         "iterations": attack.iterations,
-        "step_size": attack.alpha,
+        "step": step(attack),
         "draws": attack.draws,
         **_gradients(attack, attack.evaluations_on(1)),
     }

@@ -45,7 +45,10 @@ def summary(cells: Sequence[Cell], replicates: Replicates) -> list[dict[str, Any
             "block": block,
             "pairs": len({(cell["surrogate"], cell["target"]) for cell in group if _defined(cell, HEADLINES[0])}),
             **{name: _mean([cell[name] for cell in group if _defined(cell, name)]) for name in HEADLINES},
-            **{f"{name}_interval": _interval([replicates[key(cell)][name] for cell in group]) for name in HEADLINES},
+            **{
+                f"{name}_interval": _interval([replicates[key(cell)][name] for cell in group if _defined(cell, name)])
+                for name in HEADLINES
+            },
         }
         for (attack, block), group in groups.items()
     ]
@@ -105,10 +108,9 @@ def class_means(cells: Sequence[Cell], ious: Mapping[Key, Tensor]) -> list[dict[
 
 def _interval(replicates: Sequence[Tensor]) -> list[float]:
     """Of the mean of several cells, over the replicates in which none is undefined, since a mean over other cells in
-    each would tell how the cells differ; a cell that is always undefined is in no mean.
+    each would tell how the cells differ. There is none where one of the cells has none.
     """
-    known = [drawn for drawn in replicates if not drawn.isnan().all()]
-    return list(interval(torch.stack(known).mean(0))) if known else [math.nan, math.nan]
+    return list(interval(torch.stack([*replicates]).mean(0))) if replicates else [math.nan, math.nan]
 
 
 def _defined(cell: Cell, name: str) -> bool:

@@ -20,6 +20,13 @@ Document = dict[str, Any]
 CLEAN = "clean"
 """The row that every table and picture starts from."""
 
+_KEYS: dict[type, tuple[str, ...]] = {
+    str: ("segtrans",),
+    bool: ("interrupted",),
+    dict: ("config", "data", "models", "attacks", "environment"),
+    list: ("cells", "pictures", "costs", "summary", "comparison", "class_iou", "failures"),
+}
+
 
 def read_document(run: Path) -> Document:
     """The ``result.json`` of a run's folder.
@@ -43,6 +50,8 @@ def read_document(run: Path) -> Document:
     if found != FORMAT:
         cure = "the run has to be made again, since other code made it" if found < FORMAT else "a newer one is needed"
         raise DataError(f"{path}: has format {found}, this version of segtrans reads format {FORMAT}; {cure}")
+    if not all(isinstance(result.get(key), kind) for kind, keys in _KEYS.items() for key in keys):
+        raise DataError(f"{path}: not the result of a run")
     return result
 
 
@@ -76,6 +85,18 @@ def targets(document: Document) -> list[str]:
 
 def is_control(document: Document, attack: str) -> bool:
     return document["attacks"][attack]["provenance"] == "control"
+
+
+def budget(document: Document, attack: str) -> str:
+    """``L-inf 8/255``, or ``none`` where every image is within it."""
+    entry = document["attacks"][attack]
+    return "none" if (entry["norm"], entry["eps"]) == ("L-inf", "1") else f"{entry['norm']} {entry['eps']}"
+
+
+def mixed_budgets(document: Document) -> dict[str, str]:
+    """The budget of each attack, where a run has several; empty where all have the same."""
+    found = {attack: budget(document, attack) for attack in document["attacks"]}
+    return found if len({*found.values()}) > 1 else {}
 
 
 def class_colours(document: Document) -> list[tuple[str, Colour]]:
@@ -128,10 +149,13 @@ def pairs(document: Document) -> dict[tuple[str, str, str], Pair]:
 
 
 def clean_miou(document: Document, model: str) -> float | None:
-    """A target's mIoU on the clean images; None where its own predictions are the reference, or it was no target."""
+    """A target's mIoU on the clean images, on the most that an attack was scored on; None where its own predictions are
+    the reference, or it was no target.
+    """
     if document["data"]["reference"] != "masks":
         return None
-    return next((cell["miou_clean"] for cell in document["cells"] if cell["target"] == model), None)
+    cells = [cell for cell in document["cells"] if cell["target"] == model]
+    return max(cells, key=lambda cell: cell["images"])["miou_clean"] if cells else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from segtrans.report.content import Document
 from segtrans.report.plot import Plot, Point, curve_plot, points
 from segtrans.report.ranking import ranked_blocks
 
-KINDS = {"eps": "budget in grey levels", "iterations": "iterations"}
+KINDS = {"eps": ("budget in grey levels", "grey levels"), "iterations": ("iterations", "iterations")}
+"""What an axis says, and the unit of a point."""
 
 # What the value of an attack says of them; parts may have settings of the same names.
 _SAID = {"eps": r"(?<=threat=LInf\()[^)]*(?=\))", "iterations": r"(?<=\biterations=)\d+(?=, step_size=)"}
@@ -22,7 +24,8 @@ def series(document: Document, kind: str) -> dict[str, list[Point]]:
         entry = document["attacks"][point.attack]
         if re.search(_SAID[kind], entry["value"]) and (number := _number(entry, kind)):
             rest = re.sub(_SAID[kind], "", entry["value"])
-            groups.setdefault(rest, []).append(Point(point.attack, number, point.value, point.interval, False))
+            spent = f"{number:g} {KINDS[kind][1]}"
+            groups.setdefault(rest, []).append(replace(point, cost=number, spent=spent, front=False))
     found = [sorted(g, key=lambda p: p.cost) for g in groups.values() if len({point.cost for point in g}) > 1]
     names = [_common(group[0].attack, kind) for group in found]
     return {
@@ -33,7 +36,7 @@ def series(document: Document, kind: str) -> dict[str, list[Point]]:
 def curves(document: Document) -> dict[str, list[Plot]]:
     """For ``eps`` and ``iterations`` a plot per attack, all on the same axes, the strongest attack first."""
     block, found = ranked_blocks(document)[0], {}
-    for kind, axis in KINDS.items():
+    for kind, (axis, _) in KINDS.items():
         lines = series(document, kind)
         if lines:
             found[kind] = [curve_plot(lines, name, axis, block) for name in lines]

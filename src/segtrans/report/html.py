@@ -20,8 +20,10 @@ from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import (
     Document,
     Pair,
+    budget,
     clean_miou,
     is_control,
+    mixed_budgets,
     pairs,
     read_document,
     short_names,
@@ -33,8 +35,18 @@ from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
 from segtrans.report.origin import command, provenance, sentence
+from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
-from segtrans.report.ranking import class_drops, headline, incomplete, lead_blocks, leads, ranked_blocks, ranking
+from segtrans.report.ranking import (
+    class_drops,
+    clean_iou,
+    headline,
+    incomplete,
+    lead_blocks,
+    leads,
+    ranked_blocks,
+    ranking,
+)
 from segtrans.report.words import counted, ends, percent, seconds, signed
 
 MOST_DROPS = 8
@@ -78,8 +90,11 @@ def write_page(run: Path, document: Document, against: Path | None = None) -> Pa
         DataError: ``against`` holds no result, or an image in the run's folder is damaged.
     """
     comparison = None if against is None else compare(document, read_document(against), str(against))
+    shown = examples(run, document)
+    drawn = [path for entry in document["pictures"] if (path := picture_path(run, entry)).is_file()]
+    left_out = {path.relative_to(run).as_posix() for path in drawn} - {example.file for example in shown}
     path = run / "report.html"
-    write_text(path, render(document, examples(run, document), comparison))
+    write_text(path, render(document, shown, comparison, len(left_out)))
     return path
 
 
@@ -111,8 +126,12 @@ def plots(document: Document) -> list[Plot]:
     return [plot for size in sizes if (plot := cost_plot(document, *size)) is not None]
 
 
-def render(document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None) -> str:
-    """The page as text, with these of the pictured images inside it, and a comparison with another run."""
+def render(
+    document: Document, shown: Sequence[Example] = (), comparison: Comparison | None = None, left_out: int = 0
+) -> str:
+    """The page as text, with these of the pictured images inside it, and a comparison with another run; ``left_out`` is
+    the number of further pictures in the run's folder.
+    """
     names = short_names(document)
     values: dict[str, Any] = {
         "document": document,
@@ -121,6 +140,7 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "sentence": sentence(document),
         "blocks": ranked_blocks(document),
         "ranking": ranking(document),
+        "budgets": mixed_budgets(document),
         "incomplete": incomplete(document),
         "leads": leads(document),
         "lead_blocks": lead_blocks(document),
@@ -129,24 +149,27 @@ def render(document: Document, shown: Sequence[Example] = (), comparison: Compar
         "targets": targets(document),
         "matrices": matrices(document),
         "drops": class_drops(document),
+        "clean_iou": clean_iou(document),
         "most_drops": MOST_DROPS,
         "most_examples": MOST_ATTACKS,
         "heat": {"light": heat(LIGHT_HEAT), "dark": heat(DARK_HEAT)},
         "examples": shown,
         "comparison": comparison,
-        "left_out": len(document["pictures"]) - len(shown),
+        "left_out": left_out,
         "script_hash": base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
         "script": Markup(_script()),
         "costs": costs(document),
         "failures": failures(document),
         "units": len(document["costs"]),
         "planned": len(document["attacks"]) * len(surrogates(document)) * len(document["config"]["seeds"]),
+        "budget": {attack: budget(document, attack) for attack in document["attacks"]},
         "provenance": {attack: provenance(document, attack) for attack in document["attacks"]},
         "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
         "command": command(document),
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
         "few": FEW_IMAGES,
+        "fewest": min((cell["images"] for cell in document["cells"]), default=document["data"]["images"]),
     }
     return environment().get_template("page.html.jinja").render(values)
 

@@ -4,7 +4,7 @@ import json
 import shlex
 
 from segtrans.config import RunConfig
-from segtrans.report.content import Document, surrogates, targets
+from segtrans.report.content import Document, budget, surrogates, targets
 from segtrans.report.words import counted, joined
 
 PROVENANCE = {
@@ -39,8 +39,8 @@ def sentence(document: Document) -> str:
     """What was run."""
     config, data = document["config"], document["data"]
     attacks = [entry for entry in document["attacks"].values() if entry["provenance"] != "control"]
-    # Shorter numbers first: 4/255 before 16/255.
-    budgets = sorted({f"{e['norm']} {e['eps']}" for e in document["attacks"].values()}, key=lambda b: (len(b), b))
+    # Shorter numbers first: 4/255 before 16/255; none at all is last.
+    budgets = sorted({budget(document, name) for name in document["attacks"]}, key=lambda b: (b == "none", len(b), b))
     iterations = sorted({entry["iterations"] for entry in attacks})
     size = f" at {config['size']} × {config['size']} pixels" if config["size"] else ""
     parts = [

@@ -126,7 +126,8 @@ def find_scene(document: Document, run: Path, entry: dict[str, Any], most: int |
     models = list(dict.fromkeys((surrogate, *targets(document))))[:most]
 
     def is_finished(made: dict[str, Any]) -> bool:
-        return all((run / file).is_file() for file in (made["image"], *(made["masks"][model] for model in models)))
+        files = (made["image"], made.get("labels"), *(made["masks"][model] for model in models))
+        return all((run / file).is_file() for file in files if file is not None)
 
     # The control of the same name differs from the clean image in nothing that could be seen.
     attacked = [made for made in entry["rows"] if made["attack"] != CLEAN and is_finished(made)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from statistics import fmean
 
-from segtrans.report.content import Document, pairs
+from segtrans.report.content import Document, mixed_budgets, pairs
 from segtrans.report.costs import costs
 from segtrans.report.ranking import ranked_blocks, ranking
 from segtrans.report.words import Interval, ends, percent, shortened
@@ -24,21 +24,20 @@ _DODGE = 10  # between points of equal cost
 
 @dataclass(frozen=True)
 class Point:
-    """An attack: mean gradient evaluations per image, mean success with its interval, and whether nothing that costs as
-    little is better.
+    """An attack: mean gradient evaluations per image (on curves its budget or iterations), the same in words, mean
+    success with its interval, and whether nothing that costs as little is better.
     """
 
     attack: str
     cost: float
+    spent: str
     value: float
     interval: Interval
-    front: bool
+    front: bool = False
 
     @property
     def words(self) -> str:
-        between = f" ({percent(self.interval[0])} to {percent(self.interval[1])})"
-        gradients = f"{self.cost:,.0f} gradients per image" if self.cost else "no gradients"
-        return f"{self.attack}: {gradients}, {percent(self.value)} %{between}"
+        return f"{self.attack}: {self.spent}, {percent(self.value)} % ({ends(self.interval)})"
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,10 @@ class Plot:
 
 
 def points(document: Document) -> list[Point]:
-    """Every attack with a mean in the ranking's first block, the strongest first, controls last."""
-    block = ranked_blocks(document)[0]
+    """Every attack with a mean in the ranking's first block, the strongest first, controls last; the front is of those
+    within the strongest one's budget.
+    """
+    block, budgets = ranked_blocks(document)[0], mixed_budgets(document)
     spent = {(cost.attack, cost.surrogate): cost.gradient_evaluations for cost in costs(document)}
     # What the scores that the mean is about cost: a surrogate counts as often as it was scored.
     paid: dict[str, list[int]] = {}
@@ -111,14 +112,18 @@ def points(document: Document) -> list[Point]:
         if score is None or score.asr_miou is None or ranked.attack not in paid:
             continue
         interval = score.asr_miou_interval or (score.asr_miou, score.asr_miou)
-        found.append(Point(ranked.attack, fmean(paid[ranked.attack]), score.asr_miou, interval, False))
+        cost = fmean(paid[ranked.attack])
+        spent = f"{cost:,.0f} gradients per image" if cost else "no gradients"
+        found.append(Point(ranked.attack, cost, spent, score.asr_miou, interval))
+    costly = [point for point in found if point.cost]
+    alike = [point for point in costly if budgets.get(point.attack) == budgets.get(costly[0].attack)]
     best = -math.inf
     front: set[str] = set()
-    for point in sorted((p for p in found if p.cost), key=lambda p: (p.cost, -p.value)):
+    for point in sorted(alike, key=lambda p: (p.cost, -p.value)):
         if point.value > best:
             best = point.value
             front.add(point.attack)
-    return [Point(p.attack, p.cost, p.value, p.interval, p.attack in front) for p in found]
+    return [replace(point, front=point.attack in front) for point in found]
 
 
 def cost_plot(document: Document, width: int, height: int, style: str) -> Plot | None:
@@ -141,7 +146,7 @@ def cost_plot(document: Document, width: int, height: int, style: str) -> Plot |
         width=width,
         height=height,
         frame=frame,
-        columns=[Tick(x(n), f"{n:,}") for n in _powers(low, high)],
+        columns=_ticks(_powers(low, high) or sorted({round(p.cost) for p in paid}), x),
         rows=rows,
         marks=marks,
         lines=lines,
@@ -164,16 +169,12 @@ def curve_plot(series: Mapping[str, Sequence[Point]], name: str, axis: str, bloc
     def path(points: Sequence[Point]) -> str:
         return "M" + "L".join(f"{x(p.cost):.1f} {y(p.value):.1f}" for p in points)
 
-    columns: list[Tick] = []
-    for number in numbers:
-        if not columns or x(number) - columns[-1].at > 24:
-            columns.append(Tick(x(number), f"{number:g}"))
     best = [replace(point, front=True) for point in series[name]]
     return Plot(
         width=width,
         height=height,
         frame=frame,
-        columns=columns,
+        columns=_ticks(numbers, x),
         rows=rows,
         marks=[Mark(p, x(p.cost), y(p.value), *map(y, p.interval)) for p in best],
         lines=[],
@@ -262,6 +263,15 @@ _PLACES = (
 
 def _touch(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _ticks(numbers: Sequence[float], x: Callable[[float], float]) -> list[Tick]:
+    """A tick for each number that has room beside the one before."""
+    found: list[Tick] = []
+    for number in numbers:
+        if not found or x(number) - found[-1].at > 24:
+            found.append(Tick(x(number), f"{number:,.9g}"))
+    return found
 
 
 def _powers(low: float, high: float) -> list[int]:

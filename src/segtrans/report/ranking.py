@@ -1,6 +1,7 @@
 """Which attack is ahead: means per block, places, and leads over the baseline."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from segtrans.bench.summary import (
     UNKNOWN_BACKBONE,
     WHITE_BOX,
 )
-from segtrans.report.content import Document, is_control
+from segtrans.report.content import Document, is_control, mixed_budgets
 from segtrans.report.costs import mean_seconds
 from segtrans.report.words import Interval, as_interval, counted, joined, percent
 
@@ -99,52 +100,65 @@ def ranking(document: Document) -> list[Ranked]:
     ]
 
 
-def incomplete(document: Document) -> list[str]:
-    """Attacks whose means are over fewer pairs or images than others', in words: they were not made on every surrogate
-    or image, or are undefined somewhere.
+def lacking(document: Document, block: str) -> dict[str, str]:
+    """The attacks whose means over ``block`` cannot be compared with others', and why in words: they lack pairs or
+    seeds on which another attack is defined, or were scored there on other images than the attack with the most.
     """
-    found: list[str] = []
-    for block in ranked_blocks(document):
-        pairs = {r.attack: r.scores[block].pairs if block in r.scores else 0 for r in ranking(document)}
-        most = max(pairs.values(), default=0)
-        found += [f"{attack} ({count} of {most} pairs in {block})" for attack, count in pairs.items() if count < most]
-        lacking = _lacking_images(document, block)
-        found += [f"{attack} ({fewer} of {all_} images in {block})" for attack, (fewer, all_) in lacking.items()]
-    return found
+    scored: dict[str, dict[tuple[str, str, int], tuple[int, str]]] = {attack: {} for attack in document["attacks"]}
+    for cell in document["cells"]:
+        if cell["block"] == block and cell["asr_miou"] is not None:
+            place = cell["surrogate"], cell["target"], cell["seed"]
+            scored[cell["attack"]][place] = cell["images"], cell["image_set"]
+    sets = Counter(item for cells in scored.values() for item in cells.items())
+    # The last of a place stays: that of most images, and among as many that of most attacks.
+    whole = dict(item for item, _ in sorted(sets.items(), key=lambda found: (found[0][1][0], found[1])))
+    seeds = Counter(place[:2] for place in whole)
+    words: dict[str, str] = {}
+    for attack, cells in scored.items():
+        here = Counter(place[:2] for place in cells)
+        less = max(seeds, key=lambda pair: seeds[pair] - here[pair], default=None)
+        other = [(images[0], whole[place][0]) for place, images in cells.items() if images != whole[place]]
+        fewer, all_ = max(other, key=lambda counts: counts[1] - counts[0], default=(0, 0))
+        if len(here) < len(seeds):
+            words[attack] = f"{len(here)} of {len(seeds)} pairs"
+        elif less and here[less] < seeds[less]:
+            words[attack] = f"{here[less]} of {seeds[less]} seeds"
+        elif other:
+            words[attack] = f"{fewer} of {all_} images" if fewer < all_ else "on other images"
+    return words
 
 
-def _lacking_images(document: Document, block: str) -> dict[str, tuple[int, int]]:
-    """Attacks that were made on fewer images than another on some pair and seed, with both numbers where most lack."""
-    cells = [cell for cell in document["cells"] if cell["block"] == block]
-    most: dict[tuple[Any, ...], int] = {}
-    for cell in cells:
-        pair = cell["surrogate"], cell["target"], cell["seed"]
-        most[pair] = max(cell["images"], most.get(pair, 0))
-    lacking: dict[str, tuple[int, int]] = {}
-    for cell in cells:
-        here, all_ = cell["images"], most[cell["surrogate"], cell["target"], cell["seed"]]
-        fewer, of = lacking.get(cell["attack"], (0, 0))
-        if all_ - here > of - fewer:
-            lacking[cell["attack"]] = here, all_
-    return lacking
+def incomplete(document: Document) -> list[str]:
+    """What :func:`lacking` finds in the blocks of the ranking, in words."""
+    return [
+        f"{attack} ({words} in {block})"
+        for block in ranked_blocks(document)
+        for attack, words in lacking(document, block).items()
+    ]
 
 
 def headline(document: Document) -> str:
     """The ranking's first line as a sentence, with the controls to compare it with."""
-    block, ranked = ranked_blocks(document)[0], ranking(document)
-    known = [(r, r.scores[block]) for r in ranked if block in r.scores and r.scores[block].asr_miou is not None]
-    # What was made on other surrogates or images cannot be compared.
-    most, lacking = max((score.pairs for _, score in known), default=0), _lacking_images(document, block)
-    known = [(r, score) for r, score in known if score.pairs == most and r.attack not in lacking]
-    attacks = [(r.attack, score) for r, score in known if r.place is not None]
-    if not attacks:
+    block, budgets = ranked_blocks(document)[0], mixed_budgets(document)
+    apart = lacking(document, block)
+    known = [
+        (r, r.scores[block])
+        for r in ranking(document)
+        if block in r.scores and r.scores[block].asr_miou is not None and r.attack not in apart
+    ]
+    best = next((r.attack for r, _ in known if r.place is not None), None)
+    if best is None:
         return ""
-    (best, score), *others = attacks
+    # What has another budget cannot be compared.
+    known = [(r, score) for r, score in known if budgets.get(r.attack) == budgets.get(best)]
+    attacks = [(r.attack, score) for r, score in known if r.place is not None]
+    (_, score), *others = attacks
+    leader = f"{best} (budget {budgets[best]})" if budgets else best
     compared = [f" ({name} {percent(s.asr_miou)} %)" for name, s in others[:1]]
     where = (
         "on the surrogate itself" if block == WHITE_BOX else f"over {counted(score.pairs, 'pair')} of {_KIND[block]}"
     )
-    said = f"{best} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}{''.join(compared)}."
+    said = f"{leader} takes {percent(score.asr_miou)} % of the clean mIoU away on average {where}{''.join(compared)}."
     # Images as they were take nothing.
     controls = [(r.attack, s) for r, s in known if r.place is None and s.asr_miou]
     return " ".join([said, *(_beside(name, s, attacks) for name, s in controls)])
@@ -213,6 +227,14 @@ def class_drops(document: Document) -> list[ClassDrops]:
     """What attacks take from each class, in the order of the ranking; empty where the data have no masks."""
     found = {e["attack"]: ClassDrops(e["attack"], e["iou_clean"], e["iou"]) for e in document["class_iou"]}
     return [found[ranked.attack] for ranked in ranking(document) if ranked.attack in found]
+
+
+def clean_iou(document: Document) -> list[float | None]:
+    """IoU per class on the clean images, of the attack that was scored on the most; empty without masks."""
+    images: Counter[str] = Counter()
+    for cell in document["cells"]:
+        images[cell["attack"]] += cell["images"]
+    return max(document["class_iou"], key=lambda entry: images[entry["attack"]], default={"iou_clean": []})["iou_clean"]
 
 
 def _scores(entry: dict[str, Any]) -> Scores:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
-from segtrans.report.content import Document, Pair, pairs, short_names, surrogates, targets
+from segtrans.report.content import Document, Pair, mixed_budgets, pairs, short_names, surrogates, targets
 from segtrans.report.ranking import incomplete, lead_blocks, leads, ranked_blocks, ranking
 from segtrans.report.words import ends, percent, seconds, signed
 
@@ -42,7 +42,10 @@ def print_tables(document: Document, console: Console) -> None:
         console.print("+ gradients that are spent once, before the first iteration", soft_wrap=True)
     if fewer := incomplete(document):
         console.print(
-            f"not over all pairs and images: {', '.join(fewer)}", soft_wrap=True, markup=False, highlight=False
+            f"not over the same pairs, seeds and images: {', '.join(fewer)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
         )
     if leads(document):
         console.print(_fitting(_leads(document), console))
@@ -67,7 +70,7 @@ def _fitting(table: Table, console: Console) -> Table:
 
 
 def _ranking(document: Document) -> Table:
-    blocks = ranked_blocks(document)[:MOST_BLOCKS]
+    blocks, budgets = ranked_blocks(document)[:MOST_BLOCKS], mixed_budgets(document)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\n\nattack, in %", overflow="fold", min_width=_NAME)
     for block in blocks:
@@ -81,8 +84,9 @@ def _ranking(document: Document) -> Table:
         scores = [ranked.scores.get(block) for block in blocks]
         numbers = [n for s in scores for n in ((s.asr_miou, s.asr_pixel) if s else (None, None))]
         control = ranked.place is None
+        notes = ["control"] * control + ([f"budget {budgets[ranked.attack]}"] if budgets else [])
         table.add_row(
-            Text(f"{ranked.attack} (control)" if control else ranked.attack),
+            Text(f"{ranked.attack} ({', '.join(notes)})" if notes else ranked.attack),
             *(percent(number) for number in numbers),
             ranked.gradients,
             seconds(ranked.seconds_per_image),
@@ -93,7 +97,7 @@ def _ranking(document: Document) -> Table:
 
 def _leads(document: Document) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"lead over {document['config']['baseline']}, in points", overflow="fold", min_width=_NAME)
+    table.add_column(Text(f"lead over {document['config']['baseline']}, in points"), overflow="fold", min_width=_NAME)
     table.add_column("asr_miou", justify="right", no_wrap=True)
     # Intervals have blanks, at which they would be taken to break.
     longest = max(len(ends(lead.overall.asr_miou_interval)) for lead in leads(document))
