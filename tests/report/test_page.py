@@ -1,10 +1,12 @@
 """The page: self-contained, escaped, complete, small, legible."""
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from synthetic_run import make_run, replicates
 
 from segtrans.bench.summary import summary
@@ -15,6 +17,7 @@ from segtrans.report.gallery import GALLERY_BYTES
 from segtrans.report.html import heat_class
 from segtrans.report.origin import command, sentence
 from segtrans.report.ranking import headline, ranking
+from segtrans.report.table import print_tables
 from segtrans.report.words import ends, percent, seconds, signed
 
 VOID_TAGS = {"meta", "link", "input", "img", "br", "wbr"}
@@ -323,3 +326,23 @@ def test_steps_are_said_as_the_attack_says_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0855, "+8.6"), (-0.02, "−2.0"), (0.0001, "0.0"), (None, "–")])
 def test_differences_carry_their_sign(value: float | None, text: str) -> None:
     assert signed(value) == text
+
+
+def test_models_that_were_wrong_before_any_attack_are_named(tmp_path: Path) -> None:
+    document = make_run(tmp_path, labelled=True)
+    assert "Wrong before any attack" not in read(write_page(tmp_path, document)).words
+    for cell in document["cells"]:
+        if cell["target"] == "zoo:voc/three":
+            cell["miou_clean"] = 0.05
+    words = read(write_page(tmp_path, document)).words
+    assert "Wrong before any attack: three, with a clean mIoU below 10.0 %." in words
+    printed = Console(file=io.StringIO(), width=100)
+    print_tables(document, printed)
+    assert "wrong before any attack, so that ratios say little: three" in printed.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_objects_of_a_program_are_no_part_of_a_command(tmp_path: Path) -> None:
+    assert "From Python" not in read(write_page(tmp_path, make_run(tmp_path))).words
+    document = make_run(tmp_path, targets=("zoo:voc/one", "mine"), attacks=("mi", "my attack"), data="harbour")
+    words = read(write_page(tmp_path, document)).words
+    assert "From Python: mine, harbour, my attack were objects of a program" in words

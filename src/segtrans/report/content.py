@@ -17,6 +17,9 @@ from segtrans.report.words import Interval, as_interval
 Document = dict[str, Any]
 """What :func:`segtrans.bench.results.document` makes."""
 
+LEAST_CLEAN_MIOU = 0.1
+"""Below it a model is rather loaded wrongly, or has other classes, than bad."""
+
 CLEAN = "clean"
 """The row that every table and picture starts from."""
 
@@ -156,6 +159,12 @@ def clean_miou(document: Document, model: str) -> float | None:
         return None
     cells = [cell for cell in document["cells"] if cell["target"] == model]
     return max(cells, key=lambda cell: cell["images"])["miou_clean"] if cells else None
+
+
+def poor(document: Document) -> list[str]:
+    """Targets that are wrong nearly everywhere before any attack, of whose ratios little can be read."""
+    clean = {target: clean_miou(document, target) for target in targets(document)}
+    return [target for target, value in clean.items() if value is not None and value < LEAST_CLEAN_MIOU]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -18,6 +18,7 @@ from segtrans.io import write_text
 from segtrans.metrics import HEADLINES
 from segtrans.report.compare import Comparison, compare
 from segtrans.report.content import (
+    LEAST_CLEAN_MIOU,
     Document,
     Pair,
     budget,
@@ -25,6 +26,7 @@ from segtrans.report.content import (
     is_control,
     mixed_budgets,
     pairs,
+    poor,
     read_document,
     short_names,
     surrogates,
@@ -34,7 +36,7 @@ from segtrans.report.costs import costs, failures
 from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
-from segtrans.report.origin import command, provenance, sentence
+from segtrans.report.origin import command, provenance, sentence, unnamed
 from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
 from segtrans.report.ranking import (
@@ -166,6 +168,9 @@ def render(
         "provenance": {attack: provenance(document, attack) for attack in document["attacks"]},
         "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
         "command": command(document),
+        "unnamed": unnamed(document),
+        "poor": [short_names(document)[model] for model in poor(document)],
+        "least_clean_miou": LEAST_CLEAN_MIOU,
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,
         "few": FEW_IMAGES,

@@ -3,7 +3,11 @@
 import json
 import shlex
 
+from segtrans.catalogue import attack as read_attack
 from segtrans.config import RunConfig
+from segtrans.data import READERS
+from segtrans.errors import SegtransError
+from segtrans.models.load import SOURCES
 from segtrans.report.content import Document, budget, surrogates, targets
 from segtrans.report.words import counted, joined
 
@@ -72,6 +76,23 @@ def command(document: Document) -> list[str]:
         else:
             lines.append(f"-o {shlex.quote(f'{key}={json.dumps(value)}')}")
     return lines
+
+
+def unnamed(document: Document) -> list[str]:
+    """Models, data and attacks that no command can name, since they were objects of a Python program."""
+    config = document["config"]
+    found = [name for name in document["models"] if name.partition(":")[0] not in SOURCES]
+    if config["data"] != "images" and config["data"].partition(":")[0].partition("?")[0] not in READERS:
+        found.append(config["data"])
+    return found + [name for name in document["attacks"] if not _is_spelled(name)]
+
+
+def _is_spelled(attack: str) -> bool:
+    try:
+        read_attack(attack)
+    except SegtransError:
+        return False
+    return True
 
 
 def provenance(document: Document, attack: str) -> str:

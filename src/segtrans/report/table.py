@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segtrans.bench.summary import SAME_BACKBONE, WHITE_BOX
-from segtrans.report.content import Document, Pair, mixed_budgets, pairs, short_names, surrogates, targets
+from segtrans.report.content import Document, Pair, mixed_budgets, pairs, poor, short_names, surrogates, targets
 from segtrans.report.ranking import incomplete, lead_blocks, leads, ranked_blocks, ranking
 from segtrans.report.words import ends, percent, seconds, signed
 
@@ -47,6 +47,9 @@ def print_tables(document: Document, console: Console) -> None:
             markup=False,
             highlight=False,
         )
+    if wrong := poor(document):
+        names = ", ".join(short_names(document)[model] for model in wrong)
+        console.print(f"wrong before any attack, so that ratios say little: {names}", soft_wrap=True, markup=False)
     if leads(document):
         console.print(_fitting(_leads(document), console))
     columns = targets(document)
