@@ -66,7 +66,15 @@ def test_classes_and_backbone(segformer: Path) -> None:
 
 
 def test_usual_backbone_names() -> None:
-    from transformers import Mask2FormerConfig, MobileNetV2Config, ResNetConfig, SegformerConfig, SwinConfig
+    from transformers import (
+        ConvNextConfig,
+        Mask2FormerConfig,
+        MobileNetV2Config,
+        ResNetConfig,
+        SegformerConfig,
+        SwinConfig,
+        UperNetConfig,
+    )
 
     from segtrans.models.huggingface import _backbone
 
@@ -74,8 +82,12 @@ def test_usual_backbone_names() -> None:
     assert _backbone(SegformerConfig(hidden_sizes=[64, 128, 320, 512], depths=[3, 6, 40, 3])) == "mit_b5"
     assert _backbone(Mask2FormerConfig(backbone_config=ResNetConfig())) == "resnet50"
     assert _backbone(Mask2FormerConfig(backbone_config=ResNetConfig(depths=[3, 4, 23, 3]))) == "resnet101"
-    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(depths=[2, 2, 6, 2]))) == "swin-96x12"
-    assert _backbone(MobileNetV2Config()) == "mobilenet_v2"
+    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(depths=[2, 2, 6, 2]))) == "swin_tiny"
+    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(embed_dim=80, depths=[2, 2, 6, 2]))) == "swin-80x12"
+    large = ConvNextConfig(hidden_sizes=[192, 384, 768, 1536], depths=[3, 3, 27, 3])
+    assert _backbone(UperNetConfig(backbone_config=large)) == "convnext_large"
+    assert _backbone(MobileNetV2Config()) == "mobilenet_v2_100"
+    assert _backbone(MobileNetV2Config(depth_multiplier=1.4)) == "mobilenet_v2_140"
 
 
 def test_weights_of_a_file_or_random(segformer: Path, tmp_path: Path) -> None:

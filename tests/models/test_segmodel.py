@@ -261,3 +261,17 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
 )
 def test_transformers_are_known_by_their_names(backbone: str, attends: bool) -> None:
     assert is_transformer(backbone) is attends
+        *(
+            (name, True)
+            for name in ("coatnet_0_rw_224", "caformer_s18", "visformer_tiny", "efficientformer_l1", "edgenext_small")
+        ),
+        *(
+            (name, True)
+            for name in ("swiftformer_s", "lowformer_b0", "mobilenetv4_hybrid_medium", "mae", "fastvit_sa12")
+        ),
+        *((name, True) for name in ("sapiens2-32x4", "tipsv2_vision_model-32x4")),
+                "convformer_s18",
+                "mobilenetv4_conv_medium",
+                "fastvit_t8.apple_in1k",
+                "tu-fastvit_s12",
+                "convnextv2_tiny.fcmae",

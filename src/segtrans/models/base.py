@@ -20,7 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TRANSFORMERS = re.compile(
     r"mit\.?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
-    r"|pvt|twins|svt|cait|xcit|dinov|hiera|\b(aimv2|coat|eva|eva02|nest|pit|tnt|volo)\b"
+    r"|pvt|twins|svt|cait|xcit|dinov|hiera|\b(aimv2|coat|eva|eva02|mae|nest|pit|tnt|volo)\b"
+    r"|caformer|coatne|edgenext|efficientformer|lowformer|swiftformer|visformer|mobilenetv4\.hybrid|sapiens|tips"
 )
 """Parts of the names of backbones, with points between their words, that attend instead of convolving."""
 
@@ -28,17 +29,18 @@ TRANSFORMERS = re.compile(
 def is_transformer(backbone: str) -> bool:
     """Whether a backbone of this name is a transformer; all others count as CNNs."""
     name = backbone.lower().replace("_", ".").replace("-", ".")
-    # A ConvNeXt may have been trained as DINO was, and a RepViT is called after what it does without.
-    return "convnext" not in name and "repvit" not in name and TRANSFORMERS.search(name) is not None
+    # A ConvNeXt may have been trained as DINO was; RepViT and the small FastViT are called after what they do without.
+    without = re.search(r"convnext|repvit|fastvit\.(t8|t12|s12)\b", name)
+    return without is None and TRANSFORMERS.search(name) is not None
 
 
 def plain_backbone(backbone: str) -> str:
     """What a backbone is called apart from how libraries spell it: ``efficientnetb0`` for ``efficientnet-b0``,
     ``timm-efficientnet-b0`` and ``tu-efficientnet_b0``, ``resnet50`` for ``resnet50.a1_in1k``.
     """
-    # What timm says of the weights comes after a point, as numbers do in other names.
-    name = re.sub(r"\.(\w+_)?in\d+k.*", "", backbone.lower())
-    name = re.sub(r"^((tu|timm|tf)[-_])+", "", name)
+    # What timm says of the weights comes after a point, as numbers do in other names; of Swin the sizes are the usual.
+    name = re.sub(r"\.\w*[a-z].*|_patch\d+_window\d+_\d+", "", backbone.lower())
+    name = re.sub(r"^((tu|timm|tf|legacy)[-_])+", "", name)
     # timm says the width of a whole network, torchvision does not.
     return re.sub(r"(?<=[a-z\d])[-_]100$", "", name).replace("-", "").replace("_", "")
 

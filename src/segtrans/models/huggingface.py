@@ -25,8 +25,24 @@ EXPECTED = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, Att
 DEEPEST_STRIDE = 32
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-MIX_TRANSFORMERS = {(8, 32): 0, (8, 64): 1, (16, 64): 2, (28, 64): 3, (41, 64): 4, (52, 64): 5}
-"""SegFormer's encoders b0 … b5 by their number of blocks and first width."""
+USUAL = {
+    "segformer": {
+        (32, 8): "mit_b0",
+        (64, 8): "mit_b1",
+        (64, 16): "mit_b2",
+        (64, 28): "mit_b3",
+        (64, 41): "mit_b4",
+        (64, 52): "mit_b5",
+    },
+    "swin": {(96, 12): "swin_tiny", (96, 24): "swin_small", (128, 24): "swin_base", (192, 24): "swin_large"},
+    "convnext": {
+        (96, 18): "convnext_tiny",
+        (96, 36): "convnext_small",
+        (128, 36): "convnext_base",
+        (192, 36): "convnext_large",
+    },
+}
+"""What encoders are usually called, by their type, then by first width and number of blocks."""
 
 
 def load(name: str, weights: str | None = None) -> SegModel:
@@ -154,12 +170,12 @@ def _backbone(config: Any) -> str:
     if kind == "timm_backbone":
         return inner.backbone
     if kind == "mobilenet_v2":
-        return kind if inner.depth_multiplier == 1 else f"{kind}_{inner.depth_multiplier}"
+        return f"{kind}_{round(100 * inner.depth_multiplier):03}"
     attributes = ("embed_dim", "hidden_size", "width_multiplier")
     widths = getattr(inner, "hidden_sizes", None) or [getattr(inner, a) for a in attributes if hasattr(inner, a)]
     blocks = sum(getattr(inner, "depths", None) or [getattr(inner, "num_hidden_layers", 0)])
     if kind == "resnet":
         return f"resnet{blocks * (3 if inner.layer_type == 'bottleneck' else 2) + 2}"
-    if kind == "segformer" and (blocks, widths[0]) in MIX_TRANSFORMERS:
-        return f"mit_b{MIX_TRANSFORMERS[blocks, widths[0]]}"
+    if name := USUAL.get(kind, {}).get((widths[0], blocks)):
+        return name
     return f"{kind}-{widths[0]}x{blocks}" if blocks else f"{kind}-{widths[0]}"
