@@ -53,6 +53,23 @@ def test_normalisation_is_the_processors(tmp_path: Path, kind: str, settings: di
     torch.testing.assert_close(seen[0], expected.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_one_number_is_for_every_channel(segformer: Path) -> None:
+    processor, values = segformer / "preprocessor_config.json", {"image_processor_type": "SegformerImageProcessor"}
+    change(processor, **values, image_mean=0.5, image_std=0.25)
+    preprocessing = load_model(f"hf:{segformer}").preprocessing
+    assert preprocessing.mean == pytest.approx((0.5,) * 3)
+    assert preprocessing.std == pytest.approx((0.25,) * 3)
+    change(processor, image_mean=[0.1], image_std=[0.2])
+    with pytest.raises(UsageError, match="need one finite number each for red, green and blue"):
+        load_model(f"hf:{segformer}")
+
+
+def test_images_of_other_channels_are_refused(segformer: Path) -> None:
+    change(segformer / "config.json", num_channels=4)
+    with pytest.raises(UsageError, match="segformer: the model takes images of 4 channels; allowed are 3"):
+        load_model(f"hf:{segformer}")
+
+
 def test_types_have_their_own_defaults_without_a_processor(tmp_path: Path) -> None:
     assert load_model(f"hf:{tiny_hf.save('beit', tmp_path / 'beit')}").preprocessing.mean == (0.5, 0.5, 0.5)
     assert load_model(f"hf:{tiny_hf.save('mobilevit', tmp_path / 'vit')}").preprocessing.bgr

@@ -245,11 +245,23 @@ def test_smp_folder(folder: Path) -> None:
     with pytest.raises(UsageError, match="leave classes=4 out"):
         load_model(f"smp:{folder}?classes=4")
     (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps({**config, "in_channels": 4}))
+    with pytest.raises(UsageError, match="saved: the model takes images of 4 channels; allowed are 3"):
+        load_model(f"smp:{folder}")
     with pytest.raises(DataError, match="no configuration of an smp model"):
         load_model(f"smp:{folder}")
 
 
 def test_mean_of_models() -> None:
+@pytest.mark.parametrize(("weights", "mean"), [("advprop", (0.5,) * 3), ("imagenet", (0.485, 0.456, 0.406))])
+def test_smp_folder_normalises_as_the_encoders_weights_were_trained(
+    weights: str, mean: tuple[float, ...], tmp_path: Path
+) -> None:
+    config = {"_model_class": "Unet", "encoder_name": "timm-efficientnet-b0", "encoder_weights": weights, "classes": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(f"smp:{tmp_path}?weights=random").preprocessing.mean == mean
+
+
     other = "smp:fpn/resnet18?weights=random&classes=3&label_map=2,0,1"
     model = load_model(f"mean:{UNET},{other}")
     x = images((33, 47)).float()

@@ -57,6 +57,8 @@ def load(name: str, weights: str | None = None) -> SegModel:
         # Never run code that comes with a model, and never ask whether to.
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
         auto = _auto_class(transformers, config.model_type)
+        if (channels := getattr(_encoder(config), "num_channels", 3)) != 3:
+            raise UsageError(f"{name}: the model takes images of {channels} channels; allowed are 3")
         if weights is None:
             network = _pretrained(transformers, auto, place, local)
         else:
@@ -135,10 +137,14 @@ def _preprocessing(transformers: ModuleType, place: str, config: Any) -> Preproc
         processor = choices["torchvision"]()
     # The processor computes (255 x · factor - mean) / std for x in [0, 1].
     scale = 255 * processor.rescale_factor if processor.do_rescale else 255
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+
+    def colour(values: Any) -> Any:
+        return tuple(v / scale for v in ([values] * 3 if isinstance(values, int | float) else values))
+
     return Preprocessing(
-        mean=(mean[0] / scale, mean[1] / scale, mean[2] / scale),
-        std=(std[0] / scale, std[1] / scale, std[2] / scale),
+        mean=colour(mean),
+        std=colour(std),
         bgr=bool(getattr(processor, "do_flip_channel_order", False)),
         **_sides(config),
     )
