@@ -168,7 +168,7 @@ def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
 
 def _options(function: Callable[..., Any]) -> dict[str, Parameter]:
     """Parameters after the first."""
-    return dict([*signature(function, eval_str=True).parameters.items()][1:])
+    return dict([*signature(function).parameters.items()][1:])
 
 
 def _title(name: str, source: str, weights: str | None) -> str:
