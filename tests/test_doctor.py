@@ -1,4 +1,4 @@
-"""Nine faults are planted and nine found by name, each alone; sound models get a clean bill; nothing is changed."""
+"""Ten faults are planted and ten found by name, each alone; sound models get a clean bill; nothing is changed."""
 
 import json
 import re
@@ -51,9 +51,15 @@ class After(nn.Module):
         super().__init__()
         self.model = wrap(network(), CLASSES, **SOUND)
         self.logits, self.images = logits, images
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(self.model(self.images(x)))
+
+
+def forgetful() -> nn.Module:
+    """With a batch normalisation that keeps no statistics."""
+    return nn.Sequential(network()[0], nn.BatchNorm2d(8, track_running_stats=False), nn.Tanh(), network()[4])
 
 
 def training() -> nn.Module:
@@ -80,13 +86,20 @@ PLANTED: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("probabilities", lambda: After(lambda z: z.softmax(1)), "leave out the last softmax or sigmoid"),
     ("probabilities", lambda: After(torch.sigmoid), "leave out the last softmax or sigmoid"),
     ("resolution", lambda: After(lambda z: F.avg_pool2d(z, 4)), r"logits are \(12, 12\) for images \(48, 48\)"),
-    ("training mode", training, r"2 dropout or batch .* 'network.1' first; call model.eval\(\)"),
-    ("training mode", half_dropout, r"1 dropout or batch .* 'network.3' first"),
+    ("training mode", training, r"7 module\(s\) are in training mode, 'SegModel' first; call model.eval\(\)"),
+    ("training mode", half_dropout, r"1 module\(s\) .* 'network.3' first"),
     ("randomness", lambda: After(lambda z: F.dropout(z, 0.1)), "two passes over the same images differ by up to"),
     ("randomness", lambda: After(images=lambda x: x + 0.01 * torch.randn_like(x)), "two passes"),
+    ("batch", lambda: After(lambda z: z - z.mean(0)), "when it is alone in its batch; look for batch normalisation"),
+    ("batch", lambda: wrap(forgetful(), CLASSES, **SOUND), "without running statistics"),
     ("zero gradient", lambda: After(images=lambda x: (x * 255).round() / 255), "exactly zero at 100% of the pixels"),
     ("zero gradient", lambda: After(images=left_half), "exactly zero at 50% of the pixels"),
     ("zero gradient", lambda: After(lambda z: 1e4 * z), r"exactly zero at \d+% of the pixels"),
+    (
+        "probabilities",
+        lambda: wrap(network(nn.Softmax(1)), CLASSES, **SOUND, label_map=[0, 1, 2, 2, 3], data_classes=CLASSES),
+        "leave out the last softmax",
+    ),
     ("class count", lambda: After(lambda z: torch.cat([z, z], 1)), "the model has 10 classes and the data 5"),
     ("not differentiable", lambda: After(images=lambda x: x.detach()), "no gradient reaches the image"),
     ("not differentiable", lambda: After(lambda z: F.one_hot(z.argmax(1)).movedim(-1, 1) - 0.5), "no gradient"),
@@ -106,8 +119,8 @@ def test_planted_faults_are_found_and_no_others(fault: str, plant: Callable[[], 
     assert re.search(advice, findings[0].advice), findings[0].advice
 
 
-def test_nine_faults_are_planted() -> None:
-    assert len({fault for fault, _, _ in PLANTED}) == 9
+def test_ten_faults_are_planted() -> None:
+    assert len({fault for fault, _, _ in PLANTED}) == 10
 
 
 def untrained() -> SegModel:
@@ -126,7 +139,6 @@ SOUNDS: dict[str, Callable[[], Any]] = {
     "shrunk": lambda: wrap(network(), CLASSES, **SOUND, max_side=24),
     "untrained": untrained,
     "ensemble": ensemble,
-    "double": lambda: wrap(network(), CLASSES, **SOUND).double(),
 }
 
 
@@ -176,6 +188,16 @@ def test_labels_of_unknown_classes_are_found() -> None:
     assert finding.advice.startswith("labels contain class 5, but the model has 5 classes; ")
 
 
+def test_classes_in_another_order_are_found() -> None:
+    names = [*"abcde"]
+    assert examine(wrap(network(), names, **SOUND), IMAGES, classes=names) == []
+    (finding,) = examine(wrap(network(), [*"acbde"], **SOUND), IMAGES, classes=names)
+    assert finding.fault == "class count"
+    assert finding.advice == (
+        "the model has the data's classes in another order (class 1 is 'c' instead of 'b'); give a label map"
+    )
+
+
 def test_several_faults_are_all_found() -> None:
     model = After(lambda z: F.avg_pool2d(F.dropout(z, 0.1).softmax(1), 2), lambda x: (x * 255).round() / 255)
     model.model.network.train()
@@ -189,7 +211,9 @@ def test_several_faults_are_all_found() -> None:
         (wrap(network(), 7, name="mine"), "the model fails on images .*model 'mine' returned .* for its 7 classes"),
         (lambda x: {"out": x}, "the model returned dict instead of logits .* segtrans.models.wrap makes them"),
         (lambda x: x.mean((2, 3)), r"the model returned \(6, 3\) instead of logits"),
-        (nn.Linear(3, 2), "the model fails on images"),
+        (nn.Linear(3, 2).eval(), "the model fails on images"),
+        (wrap(network().double(), CLASSES), "the model fails on images"),
+        (wrap(network().half(), CLASSES), "the model fails on images"),
     ],
 )
 def test_models_that_return_no_logits_are_found(model: Any, advice: str) -> None:
@@ -198,11 +222,12 @@ def test_models_that_return_no_logits_are_found(model: Any, advice: str) -> None
     assert re.match(advice, finding.advice), finding.advice
 
 
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
 @pytest.mark.parametrize("graph", [False, True], ids=["forwards", "backwards"])
-def test_a_lack_of_memory_is_no_fault_of_the_model(graph: bool) -> None:
+def test_a_lack_of_memory_is_no_fault_of_the_model(graph: bool, kind: type[Exception]) -> None:
     def greedy(x: torch.Tensor) -> torch.Tensor:
         if x.requires_grad == graph:
-            raise torch.OutOfMemoryError("CUDA ran full")
+            raise kind("CUDA ran full")
         return x
 
     (finding,) = examine(After(images=greedy), IMAGES)

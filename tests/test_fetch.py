@@ -124,6 +124,23 @@ def test_pieces_are_not_put_together_without_a_hash_to_tell(server: Server, tmp_
     assert server.asked == [("/file", None)]
 
 
+def test_two_downloads_to_one_name_do_not_mix(server: Server, tmp_path: Path) -> None:
+    """The second starts, and ends, in the midst of the first."""
+    server.files["/other"] = BODY[::-1]
+    out = tmp_path / "x"
+
+    def meanwhile(done: int, _: int | None) -> None:
+        if done < len(BODY) and not out.exists():
+            fetch(f"{server.address}/other", out)
+            assert out.read_bytes() == BODY[::-1]
+
+    assert fetch(f"{server.address}/file", out, on_bytes=meanwhile) == HASH
+    assert out.read_bytes() == BODY
+    with pytest.raises(DataError, match="the connection ended"):
+        fetch(f"{server.address}/cut", tmp_path / "y")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_another_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
     wrong = "0" * 64
     for _ in range(2):

@@ -365,3 +365,60 @@ def test_json_is_readable_text(tmp_path: Path):
 def test_file_hash(tmp_path: Path):
     (tmp_path / "x").write_bytes(b"abc")
     assert file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def bitmap(palette: list[int]) -> bytes:
+    """A BMP of 8 bits per pixel, 0 and 1 in turns, with so many grey levels."""
+    rows, start = bytes([0, 1] * 8) * 4, 54 + 4 * len(palette)
+    colours = b"".join(bytes([level, level, level, 0]) for level in palette)
+    head = struct.pack("<IiiHHIIiiII", 40, 16, 4, 1, 8, 0, len(rows), 0, 0, len(palette), 0)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + head + colours + rows
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_bytes_that_would_be_read_as_bits_are_refused(tmp_path: Path, read):
+    path = tmp_path / "m.bmp"
+    path.write_bytes(bitmap([0, 255]))
+    with refused(f"{path}: a palette of two colours with 8 bits per pixel, which Pillow reads as single bits"):
+        read(path)
+    path.write_bytes(bitmap([7, 9]))
+    assert read(path)[0, :2].tolist() in ([[7] * 3, [9] * 3], [0, 1])
+    Image.fromarray(IDS % 2 == 1).save(path)
+    assert read(path).shape[:2] == IDS.shape
+
+
+def tiff(*tags: tuple[int, int], pixels: bytes, bits: list[int]) -> bytes:
+    """An uncompressed TIFF of 4 × 1 pixels, which Pillow cannot write."""
+    start = 8 + 2 + 12 * (len(tags) + 7) + 4
+    plane, planes = len(pixels) // len(bits), len(bits)
+    after = start + len(pixels)  # where what takes more than four bytes lies
+    several = planes > 1
+    shape = (256, 4, 1, 4), (257, 4, 1, 1), (259, 3, 1, 1), (277, 3, 1, planes)
+    sizes = (258, 3, planes, after if several else bits[0]), (279, 4, planes, after + 6 * planes if several else plane)
+    places = (273, 4, planes, after + 2 * planes if several else start)
+    entries = sorted([*shape, *sizes, places, *((key, 3, 1, value) for key, value in tags)])
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    extra = struct.pack(f"<{planes}H", *bits)
+    extra += struct.pack(f"<{planes}I", *(start + i * plane for i in range(planes)))
+    extra += struct.pack(f"<{planes}I", *[plane] * planes)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + struct.pack("<I", 0)
+    return head + pixels + (extra if several else b"")
+
+
+def test_planes_of_16_bits_are_refused(tmp_path: Path):
+    path = tmp_path / "planes.tif"
+    path.write_bytes(tiff((262, 2), (284, 2), pixels=bytes(range(12)), bits=[8] * 3))
+    assert read_image(path)[0].tolist() == [[i, 4 + i, 8 + i] for i in range(4)]
+    path.write_bytes(tiff((262, 2), (284, 2), pixels=bytes(range(24)), bits=[16] * 3))
+    with refused(f"{path}: image has mode R;16; allowed are 8 bits per channel"):
+        read_image(path)
+
+
+def test_bits_with_white_as_zero_are_no_class_ids(tmp_path: Path):
+    path = tmp_path / "bits.tif"
+    path.write_bytes(tiff((262, 1), (284, 1), pixels=b"\x50", bits=[1]))
+    assert read_mask(path).tolist() == [[0, 1, 0, 1]]
+    path.write_bytes(tiff((262, 0), (284, 1), pixels=b"\x50", bits=[1]))
+    with refused(f"{path}: mask has grey levels of mode 1;I, which are no class ids"):
+        read_mask(path)
+    assert read_image(path)[0, :, 0].tolist() == [255, 0, 255, 0]

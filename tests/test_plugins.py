@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from segtrans import listing, plugins
 from segtrans.bench.plan import make_plan
@@ -158,6 +159,33 @@ def test_a_package_is_imported_when_its_name_is_used(site: Path) -> None:
     assert "acme" not in sys.modules
 
 
+def test_what_only_type_checkers_import_is_not_looked_for(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+import torch
+from segtrans.data import load_data
+from segtrans.models import wrap
+if TYPE_CHECKING:
+    from pathlib import Path
+    from segtrans.data import Dataset
+    from segtrans.models import SegModel
+def model(name: str, classes: int | None = 3) -> SegModel:
+    return wrap(torch.nn.Conv2d(3, classes, 1), classes, name=name)
+def reader(root: Path, side: int = 9, other: Path | None = None) -> Dataset:
+    return load_data(f"folder:{root}?side={side}&masks={other.resolve()}&classes=2")
+"""
+    install(site, "lazy", "[segtrans.models]\nlazy = lazy:model\n[segtrans.data]\nlazy = lazy:reader\n", code)
+    assert len(load_model("lazy:x?classes=4").classes) == 4
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (24, 16)).save(tmp_path / folder / "1.png")
+    data = load_data(f"lazy:{tmp_path}/images?side=8&other={tmp_path}/masks")
+    assert (data.max_side, len(data)) == (8, 1)
+
+
 @pytest.mark.usefixtures("others")
 def test_listings_show_them_and_say_what_is_broken() -> None:
     attacks = {row["name"]: row for row in listing.attacks()}
@@ -224,8 +252,6 @@ def test_an_attack_that_was_changed_is_another(site: Path, tmp_path: Path) -> No
 def test_a_run_with_nothing_of_ours(site: Path, tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / "data" / name).mkdir(parents=True)
-    from PIL import Image
-
     for i in range(3):
         Image.linear_gradient("L").resize((24, 16)).rotate(90 * i).convert("RGB").save(
             tmp_path / "data" / "images" / f"{i}.png"

@@ -65,6 +65,14 @@ def test_files_come_out_as_they_were(tmp_path: Path, kind: str) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_in_an_archive_is_a_file(tmp_path: Path, mode: str) -> None:
+    inner = zipped(tmp_path / "inner.zip", ("words", b"stored")).read_bytes()
+    tarred(tmp_path / "a", ("notes", b"words"), ("inner.zip", inner), mode=mode)
+    unpack(tmp_path / "a", tmp_path / "out")
+    assert tree(tmp_path / "out") == {"notes": b"words", "inner.zip": inner}
+
+
 def test_rights_are_not_restored(tmp_path: Path) -> None:
     tarred(tmp_path / "a.tar", ("run", {"mode": 0o4777}))
     unpack(tmp_path / "a.tar", tmp_path / "out")

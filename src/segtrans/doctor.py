@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 import segtrans
 from segtrans.attack import Model
@@ -22,7 +21,7 @@ from segtrans.hooks import hooked
 from segtrans.logits import predicted_classes
 from segtrans.metrics import miou, tally
 from segtrans.models import load_model
-from segtrans.models.base import Preprocessing
+from segtrans.models.base import Preprocessing, out_of_order
 from segtrans.models.ensemble import members_of
 
 SILENT = 0.25
@@ -44,7 +43,8 @@ class Finding:
 
     Attributes:
         fault: its name: ``training mode``, ``memory``, ``no logits``, ``resolution``, ``class count``, ``not finite``,
-            ``probabilities``, ``randomness``, ``not differentiable``, ``zero gradient`` or ``normalisation``.
+            ``probabilities``, ``randomness``, ``batch``, ``not differentiable``, ``zero gradient`` or
+            ``normalisation``.
         advice: one sentence, what was found and what to do.
     """
 
@@ -77,12 +77,15 @@ def diagnose(
     """What is wrong with each of the models that these names spell, on the first six images of the data."""
     where, read = pick_device(device), load_data(data)
     images, labels = batch(read, size=size) if models else (None, None)
-    classes = len(read.classes) or None
-    return {name: examine(load_model(name, where), images, labels, classes=classes) for name in models}
+    return {name: examine(load_model(name, where), images, labels, classes=read.classes or None) for name in models}
 
 
 def examine(
-    model: Model, images: Tensor | None = None, labels: Tensor | None = None, *, classes: int | None = None
+    model: Model,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    classes: Sequence[str] | int | None = None,
 ) -> list[Finding]:
     """What is wrong with a model as a surrogate or a target; an empty list is a clean bill.
 
@@ -95,36 +98,36 @@ def examine(
             ensemble each member is examined.
         images: float images (N, 3, H, W) in [0, 1], best real photographs; by default six free ones.
         labels: int64 (N, H, W), 255 = void.
-        classes: how many classes the data has.
+        classes: those of the data, or their number.
     """
     if (members := members_of(cast(Any, model))) != (model,):
         found = [(member.name, examine(member, images, labels, classes=classes)) for member in members]
         return [replace(f, advice=f"{name}: {f.advice}") for name, findings in found for f in findings]
-    like = (
-        next((p for p in model.parameters() if p.is_floating_point()), None) if isinstance(model, nn.Module) else None
-    )
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    # Asked in the images' type, as runs ask.
     x = (batch()[0] if images is None else images).detach()
-    x = x if like is None else x.to(like)
+    x = x if weight is None else x.to(weight.device)
     labels = None if labels is None else labels.to(x.device)
-    active = _active(model)
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    active = [name or type(module).__name__ for name, module in modules if module.training]
     with _calm(model), torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         found = _findings(model, x, labels, classes)
     if active:
         found["training mode"] = (
-            f"{len(active)} dropout or batch normalisation layer(s) are in training mode, {active[0]!r} first; "
-            "call model.eval() before attacks and scores"
+            f"{len(active)} module(s) are in training mode, {active[0]!r} first; call model.eval() before attacks and "
+            "scores"
         )
     return [Finding(fault, advice) for fault, advice in found.items()]
 
 
-_BREAKS = RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ModelError
+_BREAKS = RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ModelError
 """What a network may raise on images that it was not made for."""
 
 
-def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: int | None) -> dict[str, str]:
+def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: Sequence[str] | int | None) -> dict[str, str]:
     try:
         with torch.no_grad():
-            logits, again = model(x), model(x)
+            logits, again, alone = model(x), model(x), model(x[:1])
     except _BREAKS as error:
         if lacks_memory(error):
             return _memory(x, error)
@@ -146,16 +149,23 @@ def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: int | Non
         bad = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         found["not finite"] = f"logits of image(s) {bad} are NaN or infinite; check weights, precision and input range"
         return found
-    low, high = (float(end) for end in logits.aminmax())
+    mapped = {c for c in getattr(model, "label_map", None) or range(logits.shape[1]) if c is not None}
+    low, high = (float(end) for end in logits[:, sorted(mapped)].aminmax())
     if 0 <= low < high <= 1:
         found["probabilities"] = (
             f"all outputs lie between {low:.3g} and {high:.3g}, as probabilities do; return logits, that is, leave out "
             "the last softmax or sigmoid, which flattens the loss"
         )
-    if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4 * (1e-6 + float(logits.std()))):
+    spread = 1e-6 + float(logits.std())
+    if not torch.allclose(logits, again, rtol=1e-4, atol=1e-4 * spread):
         found["randomness"] = (
             f"two passes over the same images differ by up to {float((logits - again).abs().max()):.3g}; switch off "
             "what draws random numbers in evaluation mode, or results cannot be repeated"
+        )
+    elif (apart := float((logits[:1] - alone).abs().max())) > 1e-2 * spread:
+        found["batch"] = (
+            f"logits of the first image differ by up to {apart:.3g} when it is alone in its batch; look for batch "
+            "normalisation without running statistics, or results depend on how images are put together"
         )
     return found | _gradient(model, x, logits) | _normalisation(model, x, labels)
 
@@ -164,16 +174,19 @@ def _memory(x: Tensor, error: Exception) -> dict[str, str]:
     return {"memory": f"there is not enough of it for images {tuple(x.shape)} ({first_line(error)}); try smaller ones"}
 
 
-def _class_count(model: Model, count: int, labels: Tensor | None, classes: int | None) -> str | None:
-    named = len(getattr(model, "classes", range(count)))
+def _class_count(model: Model, count: int, labels: Tensor | None, classes: Sequence[str] | int | None) -> str | None:
+    names: Sequence[str] = getattr(model, "classes", ())
+    theirs, classes = ((), classes) if classes is None or isinstance(classes, int) else (classes, len(classes))
     most = -1 if labels is None or (labels == VOID).all() else int(labels[labels != VOID].max())
-    if named != count:
-        return f"the model names {named} classes and returns logits of {count}; name as many as it has"
+    if names and len(names) != count:
+        return f"the model names {len(names)} classes and returns logits of {count}; name as many as it has"
     if classes not in (None, count):
         return (
             f"the model has {count} classes and the data {classes}; choose the right weights or give a label map, with "
             f"data_classes={classes} if it names fewer"
         )
+    if difference := out_of_order(names, theirs):
+        return f"the model has the data's classes in another order ({difference}); give a label map"
     if most >= count:
         return (
             f"labels contain class {most}, but the model has {count} classes; give a label map, or mark void by {VOID}"
@@ -189,7 +202,7 @@ def _gradient(model: Model, x: Tensor, logits: Tensor) -> dict[str, str]:
             loss = F.cross_entropy(model(leaf), logits.argmax(1), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
         why = "the loss does not depend on the image"
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if lacks_memory(error):
             return _memory(x, error)
         why = first_line(error)
@@ -262,17 +275,6 @@ def _fit(model: Model, z: Tensor, labels: Tensor | None) -> tuple[float, float]:
         return found[0] if found else torch.inf, 0.0
     counts = tally(labels, predicted_classes(logits), logits.shape[1]).sum(0)
     return found[0] if found else torch.inf, -float(miou(counts).nan_to_num())
-
-
-def _active(model: Model) -> list[str]:
-    """Layers that behave otherwise in training mode, and are in it."""
-    if not isinstance(model, nn.Module):
-        return []
-    return [
-        name
-        for name, module in model.named_modules()
-        if module.training and (isinstance(module, _BatchNorm) or "drop" in type(module).__name__.lower())
-    ]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from segtrans.errors import DataError, UsageError
 from segtrans.io import file_hash
@@ -56,16 +57,19 @@ def fetch(
         if sha256 is not None and out.is_file() and file_hash(out) == sha256:
             return sha256
         raise UsageError(f"{out} exists already{'' if sha256 is None else ' and has another hash'}; give a new name")
-    part = out.with_name(f"{out.name}.part")
+    # Without a hash nobody could tell another download's pieces from ours.
+    part = out.with_name(f"{out.name}.part" if sha256 else f".{out.name}.{uuid4().hex}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    if sha256 is None:
-        part.unlink(missing_ok=True)
-    _download(url, part, most, on_bytes)
-    found = file_hash(part)
-    if sha256 not in (None, found):
-        part.unlink()
-        raise DataError(f"{shown}: its SHA-256 is {found} instead of {sha256}; what came was deleted")
-    part.replace(out)
+    try:
+        _download(url, part, most, on_bytes)
+        found = file_hash(part)
+        if sha256 not in (None, found):
+            part.unlink()
+            raise DataError(f"{shown}: its SHA-256 is {found} instead of {sha256}; what came was deleted")
+        part.replace(out)
+    finally:
+        if sha256 is None:
+            part.unlink(missing_ok=True)
     return found
 
 

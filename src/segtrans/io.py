@@ -28,6 +28,7 @@ PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, 
 """What a system may do better another time."""
 PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+BITS = ExifTags.Base.BitsPerSample
 STRETCHED = {"L;2": 85, "L;4": 17}
 """By how much Pillow multiplies grey levels of fewer than eight bits, which suits photographs and no class ids."""
 
@@ -48,6 +49,14 @@ def _open(path: Path) -> tuple[Image.Image, str, int]:
             if frames > 1 and image.format != "MPO":  # cameras' JPEGs, whose first frame is the photograph
                 raise DataError(f"{path}: {frames} images in one file; allowed is one")
             mode, most = _stored(image)
+            # Pillow goes by the number of colours, not by the length of a row.
+            if (
+                mode == "1"
+                and image.format == "BMP"
+                and cast(Any, image).tile[0].args[1] > (image.width + 31) // 32 * 4
+            ):
+                why = "a palette of two colours with 8 bits per pixel, which Pillow reads as single bits"
+                raise DataError(f"{path}: {why}; refused")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return image, mode, most
@@ -74,6 +83,9 @@ def _stored(image: Image.Image) -> tuple[str, int]:
     """
     for codec, *_, settings in cast(Any, image).tile:
         words: tuple[Any, ...] = settings if isinstance(settings, tuple) else (settings,)
+        # Planes of a TIFF that lie one after the other have one-letter modes, however many bits there are.
+        if words[0] == "R" and max(cast(Any, image).tag_v2[BITS]) > 8:
+            return "R;16", 255
         return str(words[0]), words[1] if codec.startswith("ppm") and words[1:] else 255
     return "", 255
 
@@ -116,7 +128,9 @@ def read_mask(path: Path) -> Pixels:
             f"{path}: mask has mode {image.mode}; "
             "allowed are single-channel or palette images of class ids, not colours"
         )
-    if most not in (255, 65535) or (image.mode == "L" and mode not in ("L", *STRETCHED)):
+    # In a TIFF, bits can be stored with white as zero.
+    swapped = image.format == "TIFF" and mode.startswith("1;I")
+    if swapped or most not in (255, 65535) or (image.mode == "L" and mode not in ("L", *STRETCHED)):
         found = _spelled(mode, most)
         raise DataError(f"{path}: mask has grey levels of mode {found}, which are no class ids; allowed are 8 bits")
     mask = np.array(image) // STRETCHED.get(mode, 1)

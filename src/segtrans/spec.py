@@ -1,9 +1,10 @@
 """Specs, the spellings of models and data sets: ``SOURCE:NAME``, then options as ``?KEY=VALUE&KEY=VALUE``."""
 
+import re
 from collections.abc import Mapping
-from inspect import Parameter
+from inspect import Parameter, formatannotation
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from segtrans.errors import UsageError, unknown
 from segtrans.paths import at_home
@@ -45,10 +46,11 @@ def typed_options(options: Mapping[str, str], parameters: Mapping[str, Parameter
 
 
 def _typed(text: str, parameter: Parameter, of: str) -> str | int | Path:
-    kinds = get_args(parameter.annotation) or (parameter.annotation,)
-    if Path in kinds:
+    # As text: what an annotation names may have been imported for type checkers only.
+    kinds = re.findall(r"\w+", formatannotation(parameter.annotation))
+    if "Path" in kinds:
         return at_home(text)
-    if int not in kinds:
+    if "int" not in kinds:
         return text
     try:
         return int(text)

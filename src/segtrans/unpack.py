@@ -89,7 +89,10 @@ def unpack(archive: Path, folder: Path, most: int | None = None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        for number, member in enumerate(_zipped(archive) if zipfile.is_zipfile(archive) else _tarred(archive), 1):
+        # zipfile.is_zipfile also finds a zip file in a tar file.
+        with archive.open("rb") as file:
+            members = _zipped if file.read(2) == b"PK" else _tarred
+        for number, member in enumerate(members(archive), 1):
             left -= member.size
             if left < 0 or number > MOST_FILES:
                 raise _RefusedError(

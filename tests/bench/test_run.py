@@ -331,6 +331,30 @@ def test_bad_input_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_classes_in_another_order_are_refused(go: Callable[..., dict[str, Any]], data: Path, masks: bool) -> None:
+    own = SegModel(network(0), ["class 0", "class 2", "class 1", "class 3"], preprocessing=BARE, name="own")
+    spec = f"folder:{data}?classes={CLASSES}" if masks else f"folder:{data / 'images'}"
+    whose = "data '.*'" if masks else "model 'a:0'"
+    found = rf"^model 'own' has the classes of {whose} in another order \(class 1 is 'class 2' instead of 'class 1'\)"
+    with pytest.raises(UsageError, match=found):
+        go(targets=["own"], models={"own": own}, data=spec)
+    own.relabel([0, 2, 1, 3])
+    assert len(go(targets=["own"], models={"own": own}, data=spec, attacks=["noise"])["cells"]) == 1
+
+
+def test_the_callers_model_stays_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(planning, "places_of_work", lambda config: (torch.device("meta"), "meta"))
+    monkeypatch.setattr(planning, "model_hashes", lambda model: ("x", frozenset()))
+    own = toy("a:0")
+    config = make_config({"surrogates": ["own"], "attacks": ["noise"], "data": "photos", "out": tmp_path / "run"})
+    plan = planning.make_plan(config, models={"own": own})
+    assert {p.device.type for p in own.parameters()} == {"cpu"}
+    assert {p.device.type for p in plan.models["own"].parameters()} == {"meta"}
+    monkeypatch.setattr(planning, "places_of_work", lambda config: (torch.device("cpu"), "cpu"))
+    assert planning.make_plan(config, models={"own": own}).models["own"] is own
+
+
 def test_a_data_set_from_python_is_recorded_by_its_name(toys: None, data: Path, tmp_path: Path) -> None:
     mine = replace(load_data(f"folder:{data}?classes={CLASSES}"), name="mine")
     result = bench.run(

@@ -56,6 +56,14 @@ def test_twins_are_as_good_as_one(fuse: str) -> None:
     assert (attack(twins, X, Y) - attack(MODELS[0], X, Y)).abs().max() < 1e-9
 
 
+def test_members_have_their_classes_in_the_same_order() -> None:
+    one, other = (wrap(nn.Conv2d(3, 2, 1), names, name=names[0]) for names in (["sky", "road"], ["road", "sky"]))
+    with pytest.raises(
+        UsageError, match=r"road has those of sky in another order \(class 0 is 'road' instead of 'sky'"
+    ):
+        Ensemble([one, other])
+
+
 def test_models_of_one_name_are_told_apart() -> None:
     models = [wrap(nn.Conv2d(3, classes, 1), classes) for classes in (5, 4)]
     with pytest.raises(UsageError, match="must have the same classes; these have: Conv2d 5, Conv2d 4"):

@@ -110,6 +110,8 @@ def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
         ("?image=picture", UsageError, "unknown column of pictures in .* 'picture'; known: annotation, image"),
         ("?mask=scene&classes=2", UsageError, "unknown column of pictures in .* 'scene'"),
         ("?classes=3", UsageError, "classes=3 but no masks; add mask=COLUMN"),
+        ("?mask=annotation&first=-2", UsageError, "first is -2; allowed are whole numbers from 0"),
+        ("?mask=annotation&first=254", UsageError, "3 classes from mask value 254 on; masks have values up to 255"),
         ("?mask=annotation&classes=2", UsageError, "3 class names, but classes=2"),
         ("?split=train", DataError, "named: not a data set whose split 'train' can be loaded .*Unknown split"),
     ],

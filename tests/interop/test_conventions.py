@@ -120,5 +120,31 @@ def test_foolbox_towards_labels(foolbox: Any) -> None:
     for text, other in ((TEXT, criterion), ("towards", Y)):
         with pytest.raises(UsageError, match="but is called as one"):
             as_foolbox(read(text))(fmodel, X, other, epsilons=0.1)
-    with pytest.raises(UsageError, match="epsilons contains None"):
+    with pytest.raises(UsageError, match="epsilons is None; allowed are budgets"):
         as_foolbox(read(TEXT))(fmodel, X, Y, epsilons=None)
+
+
+def test_foolbox_budgets_of_other_forms(foolbox: Any) -> None:
+    fmodel = foolbox.PyTorchModel(MODEL, bounds=(0, 1), device="cpu")
+    call = as_foolbox(read("fgsm"))
+    expected, _, success = call(fmodel, X, Y, epsilons=0.0625)
+    for eps in (torch.tensor(0.0625), np.array(0.0625)):
+        raw, _, alike = call(fmodel, X, Y, epsilons=eps)
+        assert torch.equal(raw, expected)
+        assert torch.equal(alike, success)
+    raws, _, several = call(fmodel, X, Y, epsilons=torch.tensor([0.0, 0.0625]))
+    assert torch.equal(raws[1], expected)
+    assert torch.equal(several[1], success)
+    with pytest.raises(UsageError, match=r"epsilons is \[\]; allowed are budgets"):
+        call(fmodel, X, Y, epsilons=[])
+
+
+def test_foolbox_has_no_success_where_all_is_void(foolbox: Any) -> None:
+    fmodel, y = foolbox.PyTorchModel(MODEL, bounds=(0, 1), device="cpu"), Y.clone()
+    y[1] = VOID
+    assert not as_foolbox(read("noise"))(fmodel, X, y, epsilons=0)[2][1]
+
+
+def test_adv_lib_takes_masks_of_numbers() -> None:
+    call, masks = as_adv_lib(read("fgsm")), Y < 2
+    assert torch.equal(call(MODEL, X, Y, masks.float()), call(MODEL, X, Y, masks))

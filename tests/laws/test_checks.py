@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segtrans.attack import Attack, Result
 from segtrans.data.base import VOID
@@ -344,6 +345,22 @@ def test_models_that_are_not_ready_are_found() -> None:
     model.name = ""
     with pytest.raises(AssertionError, match=r"^law of names: model '' has no name$"):
         check_model(model)
+
+
+def test_models_that_fail_on_a_size_are_found() -> None:
+    halves = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Halves())
+    with pytest.raises(
+        AssertionError, match=r"^law of any size: model 'mine' fails on images \(2, 3, 65, 97\): .*size"
+    ):
+        check_model(wrap(halves, 4, name="mine"))
+    check_model(wrap(halves, 4, name="mine", multiple=2))
+    with pytest.raises(AssertionError, match=r"fails on images \(2, 3, 64, 64\): .* for its 5 classes"):
+        check_model(wrap(halves, 5, name="mine"))
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.avg_pool2d(x, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 class Half(SegModel):

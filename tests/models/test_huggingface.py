@@ -53,6 +53,23 @@ def test_normalisation_is_the_processors(tmp_path: Path, kind: str, settings: di
     torch.testing.assert_close(seen[0], expected.float(), rtol=1e-4, atol=1e-4)
 
 
+def test_one_number_is_for_every_channel(segformer: Path) -> None:
+    processor, values = segformer / "preprocessor_config.json", {"image_processor_type": "SegformerImageProcessor"}
+    change(processor, **values, image_mean=0.5, image_std=0.25)
+    preprocessing = load_model(f"hf:{segformer}").preprocessing
+    assert preprocessing.mean == pytest.approx((0.5,) * 3)
+    assert preprocessing.std == pytest.approx((0.25,) * 3)
+    change(processor, image_mean=[0.1], image_std=[0.2])
+    with pytest.raises(UsageError, match="need one finite number each for red, green and blue"):
+        load_model(f"hf:{segformer}")
+
+
+def test_images_of_other_channels_are_refused(segformer: Path) -> None:
+    change(segformer / "config.json", num_channels=4)
+    with pytest.raises(UsageError, match="segformer: the model takes images of 4 channels; allowed are 3"):
+        load_model(f"hf:{segformer}")
+
+
 def test_types_have_their_own_defaults_without_a_processor(tmp_path: Path) -> None:
     assert load_model(f"hf:{tiny_hf.save('beit', tmp_path / 'beit')}").preprocessing.mean == (0.5, 0.5, 0.5)
     assert load_model(f"hf:{tiny_hf.save('mobilevit', tmp_path / 'vit')}").preprocessing.bgr
@@ -66,7 +83,15 @@ def test_classes_and_backbone(segformer: Path) -> None:
 
 
 def test_usual_backbone_names() -> None:
-    from transformers import Mask2FormerConfig, MobileNetV2Config, ResNetConfig, SegformerConfig, SwinConfig
+    from transformers import (
+        ConvNextConfig,
+        Mask2FormerConfig,
+        MobileNetV2Config,
+        ResNetConfig,
+        SegformerConfig,
+        SwinConfig,
+        UperNetConfig,
+    )
 
     from segtrans.models.huggingface import _backbone
 
@@ -74,8 +99,12 @@ def test_usual_backbone_names() -> None:
     assert _backbone(SegformerConfig(hidden_sizes=[64, 128, 320, 512], depths=[3, 6, 40, 3])) == "mit_b5"
     assert _backbone(Mask2FormerConfig(backbone_config=ResNetConfig())) == "resnet50"
     assert _backbone(Mask2FormerConfig(backbone_config=ResNetConfig(depths=[3, 4, 23, 3]))) == "resnet101"
-    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(depths=[2, 2, 6, 2]))) == "swin-96x12"
-    assert _backbone(MobileNetV2Config()) == "mobilenet_v2"
+    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(depths=[2, 2, 6, 2]))) == "swin_tiny"
+    assert _backbone(Mask2FormerConfig(backbone_config=SwinConfig(embed_dim=80, depths=[2, 2, 6, 2]))) == "swin-80x12"
+    large = ConvNextConfig(hidden_sizes=[192, 384, 768, 1536], depths=[3, 3, 27, 3])
+    assert _backbone(UperNetConfig(backbone_config=large)) == "convnext_large"
+    assert _backbone(MobileNetV2Config()) == "mobilenet_v2_100"
+    assert _backbone(MobileNetV2Config(depth_multiplier=1.4)) == "mobilenet_v2_140"
 
 
 def test_weights_of_a_file_or_random(segformer: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ LRASPP = "torchvision:lraspp_mobilenet_v3_large"
         ("smp:unet/tu-convnext_tinny?weights=random&classes=2", "did you mean tu-convnext_tiny"),
         ("smp:unet/0?weights=random&classes=2", "unknown smp encoder '0'; known: resnet50, tu-convnext_tiny, …"),
         ("smp:deeplabv3/densenet121?weights=random&classes=2", "smp cannot put deeplabv3 on encoder densenet121"),
+        ("smp:unet/resnet18?weights=random&classes=99999999999", "classes is 99999999999; allowed are 1 to 65536"),
         ("smp:unet/tu-nest_tiny?weights=random&classes=3", "smp cannot put unet on encoder tu-nest_tiny"),
         ("fcn:tu-ghostnet_050?weights=random&classes=2", "'tu-ghostnet_050' cannot be given output stride 16"),
         (f"{UNET}&data_classes=9", "data_classes is 9, and the network has 3 classes; give a label map, too"),
@@ -244,9 +245,21 @@ def test_smp_folder(folder: Path) -> None:
     assert model(images((32, 32)).float()).min() < 0
     with pytest.raises(UsageError, match="leave classes=4 out"):
         load_model(f"smp:{folder}?classes=4")
+    (folder / "config.json").write_text(json.dumps({**config, "in_channels": 4}))
+    with pytest.raises(UsageError, match="saved: the model takes images of 4 channels; allowed are 3"):
+        load_model(f"smp:{folder}")
     (folder / "config.json").write_text("{}")
     with pytest.raises(DataError, match="no configuration of an smp model"):
         load_model(f"smp:{folder}")
+
+
+@pytest.mark.parametrize(("weights", "mean"), [("advprop", (0.5,) * 3), ("imagenet", (0.485, 0.456, 0.406))])
+def test_smp_folder_normalises_as_the_encoders_weights_were_trained(
+    weights: str, mean: tuple[float, ...], tmp_path: Path
+) -> None:
+    config = {"_model_class": "Unet", "encoder_name": "timm-efficientnet-b0", "encoder_weights": weights, "classes": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(f"smp:{tmp_path}?weights=random").preprocessing.mean == mean
 
 
 def test_mean_of_models() -> None:
@@ -281,7 +294,9 @@ def test_transformers_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_device() -> None:
-    assert next(load_model(UNET, device="meta").parameters()).device.type == "meta"
+    assert next(load_model(UNET, torch.device("meta")).parameters()).device.type == "meta"
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        load_model(UNET, "gpu")
 
 
 def test_fcn_on_an_encoder_of_smp() -> None:

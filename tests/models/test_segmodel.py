@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from model_contract import assert_contract, images
 from torch import Tensor, nn
 
 from segtrans.errors import ModelError, UsageError
-from segtrans.models import Preprocessing, SegModel, wrap
+from segtrans.models import Ensemble, Preprocessing, SegModel, wrap
 from segtrans.models.base import extract_logits, is_transformer
 
 
@@ -212,11 +213,34 @@ def test_label_maps_that_cannot_be(label_map: list[int | None], message: str) ->
         {"multiple": 16, "remainder": 16},
         {"max_side": 0},
         {"fixed_size": (0, 8)},
+        {"multiple": 2.5},
+        {"multiple": 16, "remainder": 0.5},
+        {"max_side": 20.0},
+        {"classes": 0},
+        {"classes": []},
+        {"classes": 10**12},
     ],
 )
-def test_preprocessing_that_cannot_be(wrong: dict[str, Any]) -> None:
+def test_arguments_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        wrap(Spy(), 3, **wrong)
+        wrap(Spy(), **{"classes": 3, **wrong})
+
+
+def test_a_number_of_classes_may_be_numpys() -> None:
+    assert wrap(Spy(), np.int64(3)).classes == ("class 0", "class 1", "class 2")
+
+
+def test_images_of_whole_numbers_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"images are of type torch.uint8; expected floating point in \[0, 1\]"):
+        wrap(Spy(), 3)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_models_are_not_wrapped_again() -> None:
+    model = wrap(Spy(), 3)
+    for twice in (model, Ensemble([model, model])):
+        with pytest.raises(UsageError, match="network is a model already, which normalises images itself"):
+            wrap(twice, 3)
+    assert wrap(model.network, 3)(images((8, 8))).shape == (2, 3, 8, 8)
 
 
 def test_a_network_that_returns_nan_still_returns_it() -> None:
@@ -241,6 +265,15 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
         ),
         *(
             (name, True)
+            for name in ("coatnet_0_rw_224", "caformer_s18", "visformer_tiny", "efficientformer_l1", "edgenext_small")
+        ),
+        *(
+            (name, True)
+            for name in ("swiftformer_s", "lowformer_b0", "mobilenetv4_hybrid_medium", "mae", "fastvit_sa12")
+        ),
+        *((name, True) for name in ("sapiens2-32x4", "tipsv2_vision_model-32x4")),
+        *(
+            (name, True)
             for name in ("tnt_s_patch16_224", "eva_large", "pit_s_224", "tu-coat_tiny", "jx_nest_base", "volo_d1")
         ),
         *(
@@ -255,6 +288,11 @@ def test_a_network_that_returns_nan_still_returns_it() -> None:
                 "convnext_tiny.dinov3_lvd1689m",
                 "repvit_m1",
                 "resnest50d",
+                "convformer_s18",
+                "mobilenetv4_conv_medium",
+                "fastvit_t8.apple_in1k",
+                "tu-fastvit_s12",
+                "convnextv2_tiny.fcmae",
             )
         ),
     ],

@@ -15,7 +15,7 @@ from segtrans.data import Dataset, load_data
 from segtrans.errors import DataError, MissingError, UsageError
 from segtrans.io import file_hash
 from segtrans.zoo import cards, load_zoo, read_card
-from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, in_precision, publish, table
+from segtrans.zoo.cards import SHIPPED, Card, agreement, as_model, evaluate, in_precision, publish, table, verify_cards
 from segtrans.zoo.networks import BACKBONES, HEADS, build, coarse_logits, encoder_of
 from segtrans.zoo.recipe import train_and_publish
 from segtrans.zoo.train import Recipe, load_canvas, train
@@ -171,6 +171,31 @@ def test_a_checkpoint_of_another_run_is_refused(data: Dataset, weights: Path, tm
     trained(data, weights, tmp_path / "x.ckpt")
     with pytest.raises(UsageError, match=r"x\.ckpt: belongs to another run"):
         trained(data, weights, tmp_path / "x.ckpt", replace(TINY, lr=1e-4))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"junk" * 99, "cut", {"a": 1}, [1]])
+def test_a_damaged_checkpoint_is_named(data: Dataset, weights: Path, tmp_path: Path, content: object) -> None:
+    file = tmp_path / "x.ckpt"
+    if content == "cut":
+        trained(data, weights, file, replace(TINY, steps=1))
+        file.write_bytes(file.read_bytes()[:1000])
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(DataError, match=r"x\.ckpt: not a readable checkpoint \(.*\); delete it$") as error:
+        trained(data, weights, file)
+    assert "\n" not in str(error.value)
+
+
+def test_no_steps_are_no_training(tmp_path: Path) -> None:
+    for steps in (0, -3):
+        with pytest.raises(UsageError, match=f"steps is {steps}; allowed are whole numbers from 1"):
+            train_and_publish("voc/fcn-mobilenetv3s", "nothing", "nothing", tmp_path, tmp_path, steps=steps)
+
+
+def test_cards_are_verified_on_data_of_their_classes_alone(data: Dataset) -> None:
+    assert list(verify_cards(replace(data, name="voc", classes=("a", "b", "c")))) == []
 
 
 def test_training_learns(data: Dataset, weights: Path, tmp_path: Path) -> None:

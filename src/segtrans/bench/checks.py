@@ -10,6 +10,7 @@ from segtrans.data import Dataset
 from segtrans.errors import ModelError, SegtransError, UsageError
 from segtrans.goals import Towards
 from segtrans.models import Ensemble, SegModel
+from segtrans.models.base import out_of_order
 from segtrans.models.ensemble import members_of
 from segtrans.worst import AnyAttack
 
@@ -79,7 +80,9 @@ def check_apart(out: Path, data: Dataset) -> None:
 
 
 def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
-    """Every model must speak of the data's classes, or, without masks, of the same number of classes."""
+    """Every model must speak of the data's classes, or, without masks, of as many as the others; where the names are
+    the same, in the same order.
+    """
     counts = {name: len(model.classes) for name, model in models.items()}
     for name, count in counts.items():
         if count > 255:
@@ -92,6 +95,16 @@ def check_classes(models: dict[str, SegModel], data: Dataset) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
         raise UsageError(f"the models' class counts differ: {listed}; give a label map (?label_map=FILE)")
+    first, *_ = models
+    theirs, whose = (
+        (data.classes, f"data {data.name!r}") if data.classes else (models[first].classes, f"model {first!r}")
+    )
+    for name, model in models.items():
+        if difference := out_of_order(model.classes, theirs):
+            raise UsageError(
+                f"model {name!r} has the classes of {whose} in another order ({difference}); "
+                "give it a label map (?label_map=FILE)"
+            )
 
 
 def check_gradients(surrogates: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:

@@ -1,6 +1,7 @@
 """From a configuration to the list of units: every name resolved and checked before anything runs."""
 
 from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -272,7 +273,7 @@ def make_plan(
     data = data.take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
     found_models = {
-        name: known_models[name].to(device) if name in known_models else _loaded(name, known_models, device)
+        name: _placed(known_models[name], device) if name in known_models else _loaded(name, known_models, device)
         for name in names
     }
     check_classes(found_models, data)
@@ -292,6 +293,13 @@ def make_plan(
         member_hashes={name: members for name, (_, members) in hashes.items()},
         again=again,
     )
+
+
+def _placed(model: SegModel, device: torch.device) -> SegModel:
+    """A model on a device: a copy where it has to move, since it is the caller's."""
+    here = torch.empty(0, device=device).device  # with its number
+    moves = any(tensor.device != here for tensor in (*model.parameters(), *model.buffers()))
+    return deepcopy(model).to(device) if moves else model
 
 
 def _loaded(name: str, own: Collection[str], device: torch.device) -> SegModel:

@@ -32,7 +32,7 @@ def verify(
                 f"(card {card.pixel_accuracy:.2f}) {'ok' if same else 'DIFFERENT'}\n"
             )
     if not found:
-        raise UsageError(f"no card was made on data of the kind {dataset.name!r}")
+        raise UsageError(f"no card was made on data of the kind {dataset.name!r} with its classes")
     if as_json:
         print_json(found)
     raise typer.Exit(0 if all(card["same"] for card in found) else 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from segtrans.data.base import VOID, Dataset, Item, colours
 from segtrans.data.folder import class_names
-from segtrans.errors import DataError, MissingError, UsageError, optional, reason, unknown
+from segtrans.errors import DataError, MissingError, UsageError, check_whole, optional, reason, unknown
 from segtrans.io import write_atomically
 
 
@@ -53,7 +53,10 @@ def huggingface(
             raise UsageError(f"{root}: classes={classes} but no masks; add mask=COLUMN")
         return Dataset(name=root.name, items=items)
     names = class_names(root / "classes.txt", classes)
+    check_whole("first", first, 0)
     known = range(first, first + len(names))
+    if known.stop > 256:
+        raise UsageError(f"{root}: {len(names)} classes from mask value {first} on; masks have values up to 255")
     values = tuple(v - first if v in known else VOID if v < first or v == VOID else -1 for v in range(256))
     return Dataset(name=root.name, items=items, classes=names, palette=colours(len(names)), values=values)
 

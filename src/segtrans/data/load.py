@@ -61,7 +61,7 @@ def load_data(spec: str) -> Dataset:
     if source not in READERS:
         raise unknown("data set", source, READERS)
     read = READERS[source]
-    options = dict(signature(read, eval_str=True).parameters)
+    options = dict(signature(read).parameters)
     roots: list[Path] = []
     if options.pop("root", None) is not None:
         if not path:

@@ -37,11 +37,11 @@ def as_foolbox(attack: "AnyAttack", *, share: float = 0.5, seed: int = 0) -> Cal
     ``fmodel`` maps images within its ``bounds`` to logits (N, C, H, W); inputs and budgets are on the scale of the
     bounds. ``criterion`` is int64 labels (N, H, W), 255 = void, or foolbox's ``Misclassification`` of these or, for
     attacks towards labels, ``TargetedMisclassification``. An image is a success where at least ``share`` of its valid
-    pixels are wrong or, with a target, where they should be. ``raw`` never leaves the budget, so ``clipped`` is the
-    same.
+    pixels, of which there must be some, are wrong or, with a target, where they should be. ``raw`` never leaves the
+    budget, so ``clipped`` is the same.
 
     Raises:
-        UsageError: a budget of None, or a criterion of the other kind than the attack.
+        UsageError: a budget of None, no budget, or a criterion of the other kind than the attack.
     """
     check_number("share", share, 0, 1)
 
@@ -52,19 +52,21 @@ def as_foolbox(attack: "AnyAttack", *, share: float = 0.5, seed: int = 0) -> Cal
         labels = getattr(criterion, "labels", getattr(criterion, "target_classes", criterion))
         labels = cast(Tensor, getattr(labels, "raw", labels))
         _check_goal(attack, hasattr(criterion, "target_classes"))
-        several = isinstance(epsilons, Iterable)
+        # Arrays without dimensions can be iterated over by their type alone.
+        several = isinstance(epsilons, Iterable) and getattr(epsilons, "ndim", 1) > 0
+        budgets: list[Any] = list(cast(Iterable[Any], epsilons)) if several else [epsilons]
+        if not budgets or any(eps is None for eps in budgets):
+            raise UsageError(f"epsilons is {epsilons}; allowed are budgets, since our attacks use all of theirs")
         found: list[Tensor] = []
-        for eps in cast(Iterable[Any], epsilons) if several else [epsilons]:
-            if eps is None:
-                raise UsageError("epsilons contains None; allowed are budgets, since our attacks use all of theirs")
-            within = _with_budget(attack, eps / (high - low))
+        for eps in budgets:
+            within = _with_budget(attack, float(eps) / (high - low))
             x = ((inputs - low) / (high - low)).clamp(0, 1)
             found.append(low + (high - low) * within(lambda z: fmodel(low + (high - low) * z), x, labels, seed=seed))
         valid = labels != VOID
         with torch.no_grad():
             right = torch.stack([(predicted_classes(fmodel(images)) == labels) & valid for images in found])
         hit = right if _targeted(attack) else ~right & valid
-        success = hit.sum((2, 3)) >= share * valid.sum((1, 2))
+        success = (hit.sum((2, 3)) >= share * valid.sum((1, 2))) & valid.any((1, 2))
         return (found, found, success) if several else (found[0], found[0], success[0])
 
     return call
@@ -95,7 +97,7 @@ def as_art(attack: "AnyAttack", model: Model, *, seed: int = 0) -> Any:
 
 def as_adv_lib(attack: "AnyAttack", *, seed: int = 0) -> Callable[..., Tensor]:
     """``attack(model, inputs, labels, masks=None, targeted=False)`` as of adv-lib's attacks for segmentation: images
-    (N, 3, H, W) in [0, 1], int64 labels (N, H, W) and boolean masks (N, H, W) of the pixels that count, which by
+    (N, 3, H, W) in [0, 1], int64 labels (N, H, W) and masks (N, H, W) of the pixels that count, which by
     default are those with a label other than 255; the adversarial images come back.
 
     Raises:
@@ -106,7 +108,7 @@ def as_adv_lib(attack: "AnyAttack", *, seed: int = 0) -> Callable[..., Tensor]:
         model: Model, inputs: Tensor, labels: Tensor, masks: Tensor | None = None, targeted: bool = False
     ) -> Tensor:
         _check_goal(attack, targeted)
-        return attack(model, inputs, labels if masks is None else labels.where(masks, VOID), seed=seed)
+        return attack(model, inputs, labels if masks is None else labels.where(masks.bool(), VOID), seed=seed)
 
     return call
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import index
 from typing import Any, cast
 
 import torch
@@ -16,11 +17,13 @@ from segtrans.interpolation import interpolate
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_CLASSES = 2**16
 
 
 TRANSFORMERS = re.compile(
     r"mit\.?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
-    r"|pvt|twins|svt|cait|xcit|dinov|hiera|\b(aimv2|coat|eva|eva02|nest|pit|tnt|volo)\b"
+    r"|pvt|twins|svt|cait|xcit|dinov|hiera|\b(aimv2|coat|eva|eva02|mae|nest|pit|tnt|volo)\b"
+    r"|caformer|coatne|edgenext|efficientformer|lowformer|swiftformer|visformer|mobilenetv4\.hybrid|sapiens|tips"
 )
 """Parts of the names of backbones, with points between their words, that attend instead of convolving."""
 
@@ -28,17 +31,18 @@ TRANSFORMERS = re.compile(
 def is_transformer(backbone: str) -> bool:
     """Whether a backbone of this name is a transformer; all others count as CNNs."""
     name = backbone.lower().replace("_", ".").replace("-", ".")
-    # A ConvNeXt may have been trained as DINO was, and a RepViT is called after what it does without.
-    return "convnext" not in name and "repvit" not in name and TRANSFORMERS.search(name) is not None
+    # A ConvNeXt may have been trained as DINO was; RepViT and the small FastViT are called after what they do without.
+    without = re.search(r"convnext|repvit|fastvit\.(t8|t12|s12)\b", name)
+    return without is None and TRANSFORMERS.search(name) is not None
 
 
 def plain_backbone(backbone: str) -> str:
     """What a backbone is called apart from how libraries spell it: ``efficientnetb0`` for ``efficientnet-b0``,
     ``timm-efficientnet-b0`` and ``tu-efficientnet_b0``, ``resnet50`` for ``resnet50.a1_in1k``.
     """
-    # What timm says of the weights comes after a point, as numbers do in other names.
-    name = re.sub(r"\.(\w+_)?in\d+k.*", "", backbone.lower())
-    name = re.sub(r"^((tu|timm|tf)[-_])+", "", name)
+    # What timm says of the weights comes after a point, as numbers do in other names; of Swin the sizes are the usual.
+    name = re.sub(r"\.\w*[a-z].*|_patch\d+_window\d+_\d+", "", backbone.lower())
+    name = re.sub(r"^((tu|timm|tf|legacy)[-_])+", "", name)
     # timm says the width of a whole network, torchvision does not.
     return re.sub(r"(?<=[a-z\d])[-_]100$", "", name).replace("-", "").replace("_", "")
 
@@ -72,7 +76,9 @@ class Preprocessing:
             raise UsageError(
                 f"mean {self.mean} and std {self.std} need one finite number each for red, green and blue, std above 0"
             )
-        if self.multiple < 1 or not 0 <= self.remainder < self.multiple:
+        check_whole("multiple", self.multiple, 1)
+        check_whole("remainder", self.remainder, 0)
+        if self.remainder >= self.multiple:
             raise UsageError(
                 f"multiple {self.multiple} and remainder {self.remainder}: allowed are 0 <= remainder < multiple"
             )
@@ -117,10 +123,12 @@ class SegModel(nn.Module):
         data_classes: int | None = None,
     ) -> None:
         super().__init__()
+        if any(isinstance(part, SegModel) for part in (network, *getattr(network, "members", ()))):
+            raise UsageError("network is a model already, which normalises images itself; wrap its .network")
         self.network = network.eval().requires_grad_(False)
         names = _names(classes)
         if len(names) == 1:
-            names = _names(2) if isinstance(classes, int) else ("background", *names)
+            names = ("background", *names) if isinstance(classes, Sequence) else _names(2)
         self.network_classes = names
         self.name = name
         self.backbone = backbone
@@ -172,11 +180,13 @@ class SegModel(nn.Module):
         """Logits (N, classes, H, W) for images ``x`` (N, 3, H, W) in [0, 1].
 
         Raises:
-            UsageError: ``x`` is no batch of RGB images.
+            UsageError: ``x`` is no batch of RGB images, or not of floating point.
             ModelError: the network's output is no segmentation output or has another number of classes than stated.
         """
         if x.ndim != 4 or x.shape[1] != 3:
             raise UsageError(f"images have shape {tuple(x.shape)}; expected (N, 3, height, width)")
+        if not x.is_floating_point():
+            raise UsageError(f"images are of type {x.dtype}; expected floating point in [0, 1]")
         p, size = self.preprocessing, _size(x)
         z = self._resize(x)
         inner = _size(z)
@@ -270,7 +280,17 @@ def wrap(
 
 
 def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
-    return tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else tuple(classes)
+    """The classes, which are numbered where only their number is given; UsageError where these are none or too many."""
+    count = len(classes) if isinstance(classes, Sequence) else index(classes)
+    if not 1 <= count <= MOST_CLASSES:
+        raise UsageError(f"classes is {count}; allowed are 1 to {MOST_CLASSES}")
+    return tuple(classes) if isinstance(classes, Sequence) else tuple(f"class {i}" for i in range(count))
+
+
+def out_of_order(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
+    """Where class names that are the same are in another order, the first difference, in words."""
+    pairs = enumerate(zip(ours, theirs, strict=False)) if {*ours} == {*theirs} else ()
+    return next((f"class {i} is {our!r} instead of {their!r}" for i, (our, their) in pairs if our != their), None)
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrans.errors import UsageError, check_choice
-from segtrans.models.base import SegModel
+from segtrans.models.base import SegModel, out_of_order
 
 Model = TypeVar("Model")
 
@@ -37,6 +37,12 @@ class Ensemble(nn.Module):
         counts = [f"{model.name} {len(model.classes)}" for model in models]
         if len({len(model.classes) for model in models}) > 1:
             raise UsageError(f"an ensemble's models must have the same classes; these have: {', '.join(counts)}")
+        for model in models:
+            if first := out_of_order(model.classes, models[0].classes):
+                raise UsageError(
+                    f"an ensemble's models must have the same classes; {model.name} has those of {models[0].name} in "
+                    f"another order ({first}), so give it a label map"
+                )
         self.members = nn.ModuleList(models)
         self.fuse, self.apart = fuse, fuse == "loss"
         self.name = f"{'mean' if fuse == 'logits' else fuse}:" + ",".join(model.name for model in models)

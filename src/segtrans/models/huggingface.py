@@ -25,8 +25,24 @@ EXPECTED = (OSError, ValueError, RuntimeError, ImportError, SafetensorError, Att
 DEEPEST_STRIDE = 32
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
-MIX_TRANSFORMERS = {(8, 32): 0, (8, 64): 1, (16, 64): 2, (28, 64): 3, (41, 64): 4, (52, 64): 5}
-"""SegFormer's encoders b0 … b5 by their number of blocks and first width."""
+USUAL = {
+    "segformer": {
+        (32, 8): "mit_b0",
+        (64, 8): "mit_b1",
+        (64, 16): "mit_b2",
+        (64, 28): "mit_b3",
+        (64, 41): "mit_b4",
+        (64, 52): "mit_b5",
+    },
+    "swin": {(96, 12): "swin_tiny", (96, 24): "swin_small", (128, 24): "swin_base", (192, 24): "swin_large"},
+    "convnext": {
+        (96, 18): "convnext_tiny",
+        (96, 36): "convnext_small",
+        (128, 36): "convnext_base",
+        (192, 36): "convnext_large",
+    },
+}
+"""What encoders are usually called, by their type, then by first width and number of blocks."""
 
 
 def load(name: str, weights: str | None = None) -> SegModel:
@@ -41,6 +57,8 @@ def load(name: str, weights: str | None = None) -> SegModel:
         # Never run code that comes with a model, and never ask whether to.
         config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
         auto = _auto_class(transformers, config.model_type)
+        if (channels := getattr(_encoder(config), "num_channels", 3)) != 3:
+            raise UsageError(f"{name}: the model takes images of {channels} channels; allowed are 3")
         if weights is None:
             network = _pretrained(transformers, auto, place, local)
         else:
@@ -119,10 +137,14 @@ def _preprocessing(transformers: ModuleType, place: str, config: Any) -> Preproc
         processor = choices["torchvision"]()
     # The processor computes (255 x · factor - mean) / std for x in [0, 1].
     scale = 255 * processor.rescale_factor if processor.do_rescale else 255
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+
+    def colour(values: Any) -> Any:
+        return tuple(v / scale for v in ([values] * 3 if isinstance(values, int | float) else values))
+
     return Preprocessing(
-        mean=(mean[0] / scale, mean[1] / scale, mean[2] / scale),
-        std=(std[0] / scale, std[1] / scale, std[2] / scale),
+        mean=colour(mean),
+        std=colour(std),
         bgr=bool(getattr(processor, "do_flip_channel_order", False)),
         **_sides(config),
     )
@@ -154,12 +176,12 @@ def _backbone(config: Any) -> str:
     if kind == "timm_backbone":
         return inner.backbone
     if kind == "mobilenet_v2":
-        return kind if inner.depth_multiplier == 1 else f"{kind}_{inner.depth_multiplier}"
+        return f"{kind}_{round(100 * inner.depth_multiplier):03}"
     attributes = ("embed_dim", "hidden_size", "width_multiplier")
     widths = getattr(inner, "hidden_sizes", None) or [getattr(inner, a) for a in attributes if hasattr(inner, a)]
     blocks = sum(getattr(inner, "depths", None) or [getattr(inner, "num_hidden_layers", 0)])
     if kind == "resnet":
         return f"resnet{blocks * (3 if inner.layer_type == 'bottleneck' else 2) + 2}"
-    if kind == "segformer" and (blocks, widths[0]) in MIX_TRANSFORMERS:
-        return f"mit_b{MIX_TRANSFORMERS[blocks, widths[0]]}"
+    if name := USUAL.get(kind, {}).get((widths[0], blocks)):
+        return name
     return f"{kind}-{widths[0]}x{blocks}" if blocks else f"{kind}-{widths[0]}"

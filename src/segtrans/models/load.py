@@ -11,9 +11,10 @@ from typing import Any, Literal, cast
 
 import torch
 
+from segtrans.devices import pick_device
 from segtrans.errors import DataError, ModelError, UsageError, check_whole, unknown
 from segtrans.models import huggingface, onnx, program
-from segtrans.models.base import SegModel
+from segtrans.models.base import MOST_CLASSES, SegModel
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.ensemble import Ensemble
 from segtrans.models.layout import lay_out
@@ -123,12 +124,13 @@ def load_model(spec: str, device: str | torch.device = "cpu") -> SegModel:
     Random weights are the same each time, and the global random state is left as it was.
 
     Raises:
-        UsageError: an unknown source, name or option, or a value that cannot be used.
+        UsageError: an unknown source, name, option or device, or a value that cannot be used.
         DataError: a file or folder that is missing, unreadable, unsafe or does not fit.
-        MissingError: an optional library is not installed, or weights cannot be downloaded.
+        MissingError: an optional library or a device is not here, or weights cannot be downloaded.
     """
+    device = pick_device(device) if isinstance(device, str) else device
     model = _load(*_parse(spec)).to(device)
-    return model.to(memory_format=torch.contiguous_format) if torch.device(device).type == "cuda" else model
+    return model.to(memory_format=torch.contiguous_format) if device.type == "cuda" else model
 
 
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
@@ -148,6 +150,8 @@ def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
     for key, value in values.items():
         if isinstance(value, int):
             check_whole(key, value, 1)
+            if key == "classes" and value > MOST_CLASSES:
+                raise UsageError(f"classes is {value}; allowed are 1 to {MOST_CLASSES}")
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
         torch.default_generator.manual_seed(0)
@@ -164,7 +168,7 @@ def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
 
 def _options(function: Callable[..., Any]) -> dict[str, Parameter]:
     """Parameters after the first."""
-    return dict([*signature(function, eval_str=True).parameters.items()][1:])
+    return dict([*signature(function).parameters.items()][1:])
 
 
 def _title(name: str, source: str, weights: str | None) -> str:

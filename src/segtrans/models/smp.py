@@ -55,9 +55,10 @@ def _load_folder(folder: Path, weights: str | None, classes: int | None) -> SegM
         architecture, encoder = str(config["_model_class"]).lower(), str(options.pop("encoder_name"))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder / 'config.json'}: no configuration of an smp model ({error!r})") from None
-    # The folder's weights replace the encoder's, and an activation would turn logits into probabilities.
+    if (channels := options.get("in_channels", 3)) != 3:
+        raise UsageError(f"{folder}: the model takes images of {channels} channels; allowed are 3")
+    # An activation would turn logits into probabilities.
     options |= {"activation": None}
-    options.pop("encoder_weights", None)
     file = folder / "model.safetensors" if weights is None else Path(weights)
     return _build(architecture, encoder, options, None if weights == RANDOM else file, folder.resolve().name)
 
@@ -65,7 +66,8 @@ def _load_folder(folder: Path, weights: str | None, classes: int | None) -> SegM
 def _build(architecture: str, encoder: str, options: dict[str, Any], file: Path | None, name: str) -> SegModel:
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise unknown("smp architecture", architecture, smp.MODEL_ARCHITECTURES_MAPPING)
-    mean, std, fixed = encoder_settings(encoder)
+    # A folder's weights replace the encoder's, but were trained as these had been.
+    mean, std, fixed = encoder_settings(encoder, options.pop("encoder_weights", None))
 
     def create(**more: Any) -> nn.Module:
         with warnings.catch_warnings():
@@ -97,8 +99,9 @@ def _any_size(
         return create(), (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def encoder_settings(encoder: str) -> tuple[Colour, Colour, tuple[int, int] | None]:
-    """Mean, std and, where an encoder has one, the fixed input size; nothing is downloaded.
+def encoder_settings(encoder: str, weights: str | None = None) -> tuple[Colour, Colour, tuple[int, int] | None]:
+    """Mean, std and, where an encoder has one, the fixed input size, of an encoder with smp's weights of that name;
+    nothing is downloaded.
 
     Raises:
         UsageError: no encoder of that name.
@@ -106,7 +109,7 @@ def encoder_settings(encoder: str) -> tuple[Colour, Colour, tuple[int, int] | No
     name = encoder.removeprefix("tu-")
     if encoder == name and encoder in smp.encoders.encoders:
         special = next((v for start, v in NORMALISATION.items() if encoder.startswith(start)), None)
-        return *(special or (IMAGENET_MEAN, IMAGENET_STD)), None
+        return *(HALF if weights == "advprop" else special or (IMAGENET_MEAN, IMAGENET_STD)), None
     if encoder == name or not timm.is_model(name):
         names = [*smp.encoders.encoders, *(f"tu-{n}" for n in timm.list_models())]
         # A thousand names are no help, so only those that come close are offered.

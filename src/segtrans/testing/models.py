@@ -5,6 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
+from segtrans.errors import reason
 from segtrans.models import SegModel
 from segtrans.testing.laws import hold
 from segtrans.testing.toys import images
@@ -28,7 +29,12 @@ def check_model(model: SegModel) -> None:
         x = images(2, size, seed=1).to(device, dtype).requires_grad_()
         model, before = model.to(dtype), x.detach().clone()
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        logits = model(x)
+        try:
+            logits = model(x)
+        except Exception as error:
+            raise AssertionError(
+                f"law of any size: {part} fails on images {tuple(x.shape)}: {reason(error)}"
+            ) from error
         expected = 2, classes, *size
         hold(tuple(logits.shape) == expected, "shape", part, f"returned {tuple(logits.shape)} instead of {expected}")
         hold(logits.dtype == dtype, "precision", part, f"returned {logits.dtype} for images of {dtype}")

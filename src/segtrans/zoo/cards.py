@@ -160,10 +160,10 @@ def publish(root: Path, card: dict[str, Any], weights: dict[str, Tensor], data: 
 
 
 def verify_cards(data: Dataset) -> Iterator[tuple[Card, float, float]]:
-    """Each card that names ``data``'s kind, with mIoU and pixel accuracy computed anew."""
+    """Each card that names ``data``'s kind and classes, with mIoU and pixel accuracy computed anew."""
     for name, path in cards().items():
         card = read_card(path)
-        if card.evaluation_data == data.name:
+        if (card.evaluation_data, card.classes) == (data.name, data.classes):
             yield card, *evaluate(load_zoo(name), data)
 
 

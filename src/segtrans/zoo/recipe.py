@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segtrans.data import Dataset, load_data
 from segtrans.devices import pick_device
-from segtrans.errors import UsageError, unknown
+from segtrans.errors import UsageError, check_whole, unknown
 from segtrans.zoo.cards import Card, publish
 from segtrans.zoo.networks import BACKBONES, HEADS
 from segtrans.zoo.train import RECIPES, load_canvas, train
@@ -27,8 +27,8 @@ def train_and_publish(
     """Train the network that ``name`` (GROUP/HEAD-BACKBONE) spells and write its weights and card into ``out``.
 
     Raises:
-        UsageError: a name of another form, unknown group, head or backbone, or data without masks or of different
-            numbers of classes. DataError: an image or a mask that cannot be read.
+        UsageError: a name of another form, unknown group, head or backbone, no steps, or data without masks or of
+            different numbers of classes. DataError: an image, a mask or a checkpoint that cannot be read.
     """
     group, slash, network = name.partition("/")
     head, dash, backbone = network.partition("-")
@@ -40,6 +40,8 @@ def train_and_publish(
         raise unknown("head", head, HEADS)
     if backbone not in BACKBONES:
         raise unknown("backbone", backbone, BACKBONES)
+    if steps is not None:
+        check_whole("steps", steps, 1)
     recipe = RECIPES[group] if steps is None else replace(RECIPES[group], steps=steps)
     training, held_out = load_data(data), load_data(evaluation)
     _check(training, held_out)

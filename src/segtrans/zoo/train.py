@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segtrans.data.base import VOID, Dataset, fit
-from segtrans.errors import UsageError
+from segtrans.errors import DataError, UsageError, first_line
 from segtrans.io import write_atomically
 from segtrans.zoo.augment import augment
 from segtrans.zoo.networks import BACKBONES, build, coarse_logits, encoder_of, load_backbone, shallow_layers
@@ -240,10 +240,15 @@ def train(
     trainer = Trainer(network, backbone, data, recipe, device)
     identity = {"head": head, "backbone": backbone, "seed": seed, "data": data.fingerprint(), **asdict(recipe)}
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["identity"] != identity:
-            raise UsageError(f"{checkpoint}: belongs to another run; delete it or name another checkpoint")
-        trainer.restore(saved["state"])
+        try:
+            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+            if saved["identity"] != identity:
+                raise UsageError(f"{checkpoint}: belongs to another run; delete it or name another checkpoint")
+            trainer.restore(saved["state"])
+        except UsageError:
+            raise
+        except Exception as error:
+            raise DataError(f"{checkpoint}: not a readable checkpoint ({first_line(error)}); delete it") from error
 
     def save() -> None:
         write_atomically(checkpoint, lambda path: torch.save({"identity": identity, "state": trainer.state()}, path))
