@@ -208,6 +208,7 @@ def test_label_maps_that_cannot_be(label_map: list[int | None], message: str) ->
     "wrong",
     [
         {"mean": (0.5,)},
+        {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)},
         {"std": (0.5, 0.0, 0.5)},
         {"multiple": 0},
         {"multiple": 16, "remainder": 16},
@@ -224,6 +225,11 @@ def test_label_maps_that_cannot_be(label_map: list[int | None], message: str) ->
 def test_arguments_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         wrap(Spy(), **{"classes": 3, **wrong})
+
+
+def test_keys_under_which_no_logits_are_looked_for_are_named() -> None:
+    with pytest.raises(ModelError, match="the network returned dict with 'seg', 'edge'; expected a tensor"):
+        extract_logits({"seg": torch.zeros(1), "edge": torch.zeros(1)})
 
 
 def test_a_number_of_classes_may_be_numpys() -> None:

@@ -76,6 +76,8 @@ class Preprocessing:
             raise UsageError(
                 f"mean {self.mean} and std {self.std} need one finite number each for red, green and blue, std above 0"
             )
+        if max(self.mean) > 1:
+            raise UsageError(f"mean is {self.mean}; images are in [0, 1], so divide mean and std of grey levels by 255")
         check_whole("multiple", self.multiple, 1)
         check_whole("remainder", self.remainder, 0)
         if self.remainder >= self.multiple:
@@ -335,9 +337,10 @@ def extract_logits(output: Any) -> Tensor:
         return logits
     if isinstance(output, list | tuple) and output:
         return extract_logits(output[0])
+    kind = type(output).__name__
+    keys = f" with {', '.join(map(repr, cast(Mapping[Any, Any], output)))}" if isinstance(output, Mapping) else ""
     raise ModelError(
-        f"the network returned {type(output).__name__}; "
-        "expected a tensor, a dict with 'out' or 'logits', a tuple, or .logits"
+        f"the network returned {kind}{keys}; expected a tensor, a dict with 'out' or 'logits', a tuple, or .logits"
     )
 
 
