@@ -92,6 +92,13 @@ PLANTED: list[tuple[str, Callable[[], nn.Module], str]] = [
     ("randomness", lambda: After(images=lambda x: x + 0.01 * torch.randn_like(x)), "two passes"),
     ("batch", lambda: After(lambda z: z - z.mean(0)), "when it is alone in its batch; look for batch normalisation"),
     ("batch", lambda: wrap(forgetful(), CLASSES, **SOUND), "without running statistics"),
+    ("batch", lambda: After(lambda z: z if len(z) > 1 else {"out": z}), "returned dict for one image alone"),  # type: ignore[arg-type,return-value]
+    ("batch", lambda: After(torch.squeeze), r"returned \(5, 48, 48\) for one image alone, \(1, 3, 48, 48\), and not"),
+    (
+        "batch",
+        lambda: After(lambda z: z.view(len(IMAGES), *z.shape[1:])),
+        r"fails on one image alone, \(1, 3, 48, 48\)",
+    ),
     ("zero gradient", lambda: After(images=lambda x: (x * 255).round() / 255), "exactly zero at 100% of the pixels"),
     ("zero gradient", lambda: After(images=left_half), "exactly zero at 50% of the pixels"),
     ("zero gradient", lambda: After(lambda z: 1e4 * z), r"exactly zero at \d+% of the pixels"),

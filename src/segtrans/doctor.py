@@ -127,7 +127,7 @@ _BREAKS = RuntimeError, MemoryError, ValueError, TypeError, LookupError, Attribu
 def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: Sequence[str] | int | None) -> dict[str, str]:
     try:
         with torch.no_grad():
-            logits, again, alone = model(x), model(x), model(x[:1])
+            logits, again = model(x), model(x)
     except _BREAKS as error:
         if lacks_memory(error):
             return _memory(x, error)
@@ -162,12 +162,27 @@ def _findings(model: Model, x: Tensor, labels: Tensor | None, classes: Sequence[
             f"two passes over the same images differ by up to {float((logits - again).abs().max()):.3g}; switch off "
             "what draws random numbers in evaluation mode, or results cannot be repeated"
         )
-    elif (apart := float((logits[:1] - alone).abs().max())) > 1e-2 * spread:
-        found["batch"] = (
-            f"logits of the first image differ by up to {apart:.3g} when it is alone in its batch; look for batch "
-            "normalisation without running statistics, or results depend on how images are put together"
-        )
+    elif advice := _alone(model, x[:1], logits[:1], 1e-2 * spread):
+        found["batch"] = advice
     return found | _gradient(model, x, logits) | _normalisation(model, x, labels)
+
+
+def _alone(model: Model, x: Tensor, logits: Tensor, tolerance: float) -> str | None:
+    """What is wrong with logits of an image that is alone in its batch, beside those that it has among others."""
+    try:
+        with torch.no_grad():
+            alone = model(x)
+    except _BREAKS as error:
+        return f"the model fails on one image alone, {tuple(x.shape)}: {reason(error)}"
+    if not isinstance(cast(Any, alone), Tensor) or alone.shape != logits.shape:
+        what = tuple(alone.shape) if isinstance(cast(Any, alone), Tensor) else type(alone).__name__
+        return f"the model returned {what} for one image alone, {tuple(x.shape)}, and not {tuple(logits.shape)}"
+    if (apart := float((logits - alone).abs().max())) <= tolerance:
+        return None
+    return (
+        f"logits of the first image differ by up to {apart:.3g} when it is alone in its batch; look for batch "
+        "normalisation without running statistics, or results depend on how images are put together"
+    )
 
 
 def _memory(x: Tensor, error: Exception) -> dict[str, str]:

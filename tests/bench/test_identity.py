@@ -264,7 +264,7 @@ SAME_WORK: dict[str, Any] = {
     "copy of a model": remade("s", 0),
     "source of the report": source("report/html.py"),
     "source of the command line": source("cli/options.py"),
-    "source of the configuration": source("spec.py"),
+    "source of the configuration": source("config.py"),
     "source of what is refused": source("bench/checks.py"),
     "source of training": source("zoo/train.py"),
     "source of the checks": source("testing/attacks.py"),

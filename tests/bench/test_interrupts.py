@@ -80,11 +80,11 @@ def test_the_command_line_tells_what_is_left(
 
     monkeypatch.setattr(work.UnitWork, "_craft", interrupted)
     options = ["-s", "a:0", "-t", "a:1", "-a", "noise", "-a", "mi", "--data", f"folder:{data}?classes={CLASSES}"]
-    monkeypatch.setattr(sys, "argv", ["segtrans", "run", *options, "--out", str(tmp_path / "run")])
+    monkeypatch.setattr(sys, "argv", ["segtrans", "run", *options, "--out", str(tmp_path / "run"), "-o", "slice=2"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert "interrupted: 1 of 2 units finished; the same command does the rest" in capsys.readouterr().err
+    assert "interrupted: 1 of 6 units finished; the same command does the rest" in capsys.readouterr().err
 
 
 def test_second_interrupt_stops(go: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

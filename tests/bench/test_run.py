@@ -225,6 +225,7 @@ def test_own_models_and_attacks_take_part(data: Path, tmp_path: Path) -> None:
         assert [own[n] for n in numbers] == [other[n] for n in numbers]
     assert [c["block"] for c in result["cells"]] == ["white box", "unknown backbone"]
     assert result["attacks"]["short"]["provenance"] == "custom"
+    assert (result["objects"], named["objects"]) == (["mine", "short"], [])
     with pytest.raises(UsageError, match="limit given beside a configuration"):
         bench.run(make_config({"surrogates": ["a:0"]}), limit=1)
 
@@ -269,7 +270,7 @@ def test_a_folder_for_results_must_be_possible(go: Callable[..., dict[str, Any]]
 @pytest.mark.parametrize("place", ["", "images", "masks"])
 def test_results_do_not_lie_among_the_data(go: Callable[..., dict[str, Any]], data: Path, place: str) -> None:
     before = sorted(data.rglob("*"))
-    with pytest.raises(UsageError, match=r"^out is .*, where .*/0\.png of the data lies; give a folder of its own"):
+    with pytest.raises(UsageError, match=r"^out is .*, where .*/5\.png of the data lies; give a folder of its own"):
         go(out=data / place)
     assert sorted(data.rglob("*")) == before
 
@@ -318,6 +319,7 @@ def test_a_damaged_shard_is_recomputed(go: Callable[..., dict[str, Any]], tmp_pa
         ),
         ({"step_size": 2}, UsageError, "write 2/255"),
         ({"data": "voc:/nowhere"}, DataError, "/nowhere"),
+        ({"data": [1, 2]}, UsageError, "^data is a list; allowed are a spelling such as 'photos'"),
         ({"data": Path("photos")}, UsageError, "^data is a PosixPath; allowed are a spelling such as 'photos'"),
         ({"iteration": 3}, UsageError, "did you mean iterations"),
         ({"surrogates": []}, UsageError, "surrogates"),
@@ -360,4 +362,4 @@ def test_a_data_set_from_python_is_recorded_by_its_name(toys: None, data: Path, 
     result = bench.run(
         surrogates=["a:0"], targets=["a:1"], attacks=["noise"], data=mine, quiet=True, out=tmp_path / "x"
     )
-    assert (result["config"]["data"], result["data"]["name"]) == ("mine", "mine")
+    assert (result["config"]["data"], result["data"]["name"], result["objects"]) == ("mine", "mine", ["mine"])

@@ -219,6 +219,8 @@ def test_label_maps_that_cannot_be(label_map: list[int | None], message: str) ->
         {"max_side": 20.0},
         {"classes": 0},
         {"classes": []},
+        {"classes": "21"},
+        {"classes": 2.0},
         {"classes": 10**12},
     ],
 )
@@ -233,6 +235,7 @@ def test_keys_under_which_no_logits_are_looked_for_are_named() -> None:
 
 
 def test_a_number_of_classes_may_be_numpys() -> None:
+    assert wrap(Spy(), {0: "a", 1: "b", 2: "c"}.values()).classes == ("a", "b", "c")  # type: ignore[arg-type]
     assert wrap(Spy(), np.int64(3)).classes == ("class 0", "class 1", "class 2")
 
 

@@ -111,6 +111,7 @@ def make_run(
         ]
         if labelled
         else [],
+        "objects": [],
         "failures": [],
         "interrupted": False,
         "environment": {"python": "3.11.9", "torch": "2.13.0", "device": "cpu", "tf32": False, "libraries": {}},

@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_says_so(tmp_path: Path) -> None:
     document = make_run(tmp_path, images={})
     document |= {"interrupted": True, "cells": document["cells"][:3], "costs": document["costs"][:1]}
     document["summary"] = summary(document["cells"], replicates(document["cells"]))
-    assert "1 of 12 units finished" in read(write_page(tmp_path, document)).words
+    assert "1 of 12 trials finished" in read(write_page(tmp_path, document)).words
     document |= {"cells": [], "costs": [], "summary": []}
     assert "There is no result yet." in read(write_page(tmp_path, document)).words
 
@@ -343,6 +343,6 @@ def test_models_that_were_wrong_before_any_attack_are_named(tmp_path: Path) -> N
 
 def test_objects_of_a_program_are_no_part_of_a_command(tmp_path: Path) -> None:
     assert "From Python" not in read(write_page(tmp_path, make_run(tmp_path))).words
-    document = make_run(tmp_path, targets=("zoo:voc/one", "mine"), attacks=("mi", "my attack"), data="harbour")
-    words = read(write_page(tmp_path, document)).words
-    assert "From Python: mine, harbour, my attack were objects of a program" in words
+    document = make_run(tmp_path, targets=("zoo:voc/one", "mine"))
+    document["objects"] = ["mine", "images"]
+    assert "From Python: mine was an object of a program" in read(write_page(tmp_path, document)).words

@@ -15,15 +15,18 @@ from segtrans.models.ensemble import members_of
 from segtrans.worst import AnyAttack
 
 
-def check_given(models: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:
-    """UsageError unless a caller's own models and attacks are such, models in evaluation mode, and no attack has the
-    name of another.
+def check_given(data: Dataset | None, models: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]) -> None:
+    """UsageError unless a caller's own data, models and attacks are such, models in evaluation mode, and no attack has
+    the name of another.
     """
+    if not isinstance(cast(Any, data), Dataset | None):
+        kind = type(data).__name__
+        raise UsageError(f"data is a {kind}; allowed are a spelling such as 'photos' and what load_data makes")
     for name, attack in attacks.items():
         if not isinstance(cast(Any, attack), AnyAttack):
             kind = type(attack).__name__
             raise UsageError(f"attack {name!r} is a {kind}; allowed are attacks, such as attack('mi') or compose(...)")
-        if (other := _named(name)) is not None and attack != other:
+        if (other := named(name)) is not None and attack != other:
             raise UsageError(f"attack {name!r} of your own has the name of another of the catalogue; give it its own")
     for name, model in models.items():
         if not isinstance(cast(Any, model), SegModel | Ensemble):
@@ -33,7 +36,7 @@ def check_given(models: Mapping[str, SegModel], attacks: Mapping[str, AnyAttack]
             raise UsageError(f"model {name!r} is in training mode, in which it depends on the batch; call its eval()")
 
 
-def _named(name: str) -> AnyAttack | None:
+def named(name: str) -> AnyAttack | None:
     """The attack that a name spells, if it spells one."""
     try:
         return read_attack(name)
@@ -69,14 +72,12 @@ def check_writable(out: Path) -> None:
 
 def check_apart(out: Path, data: Dataset) -> None:
     """UsageError where results would lie among the data, which then would no longer be what it was."""
-    if not isinstance(cast(Any, data), Dataset):
-        kind = type(data).__name__
-        raise UsageError(f"data is a {kind}; allowed are a spelling such as 'photos' and what load_data makes")
-    kept = [(out / folder).resolve() for folder in ("", "images", "masks", "pictures")]
-    for item in data.items:
-        for path in (item.image, item.mask):
-            if path is not None and path.resolve().parent in kept:
-                raise UsageError(f"out is {out}, where {path} of the data lies; give a folder of its own")
+    kept = {(out / folder).resolve() for folder in ("", "images", "masks", "pictures")}
+    # A file of each folder, of which there are few.
+    files = {path.parent: path for item in data.items for path in (item.mask, item.image) if path is not None}
+    for folder, path in files.items():
+        if folder.resolve() in kept:
+            raise UsageError(f"out is {out}, where {path} of the data lies; give a folder of its own")
 
 
 def check_classes(models: dict[str, SegModel], data: Dataset) -> None:

@@ -17,6 +17,7 @@ from segtrans.bench.checks import (
     check_given,
     check_gradients,
     check_writable,
+    named,
 )
 from segtrans.bench.identity import attack_identity, image_hashes, model_hashes, surroundings
 from segtrans.bench.store import Shard, Store, fingerprint, slug
@@ -57,7 +58,8 @@ class Plan:
     ``models`` and ``attacks`` are keyed by the names the user gave; ``hashes`` identifies what each model computes,
     ``member_hashes`` what each of its members does, which is the model itself unless it is an ensemble, and
     ``image_hashes`` each image with its mask. ``device`` is where this process computes, of the ``kind`` that the run
-    is for unless that is only found elsewhere. ``again`` makes the plan of a configuration with the same objects.
+    is for unless that is only found elsewhere. ``objects`` are the names of the caller's own models, attacks and data,
+    which no command spells. ``again`` makes the plan of a configuration with the same objects.
     """
 
     config: RunConfig
@@ -71,6 +73,7 @@ class Plan:
     store: Store
     surroundings: str
     member_hashes: dict[str, frozenset[str]]
+    objects: tuple[str, ...]
     again: Callable[[RunConfig], "Plan"]
 
     @property
@@ -258,17 +261,19 @@ def make_plan(
     check_writable(config.out)
     device, kind = places_of_work(config)
     known_models, known_attacks = dict(models or {}), dict(attacks or {})
-    check_given(known_models, known_attacks)
+    check_given(data, known_models, known_attacks)
     protocol: dict[str, Any] = config.model_dump(include={"eps", "iterations", "step_size"})
     found_attacks = {
         name: known_attacks[name].configured(**protocol) if name in known_attacks else read_attack(name, **protocol)
         for name in config.attacks
     }
     check_attacks(found_attacks)
+    objects = [name for name in config.attacks if name in known_attacks and named(name) is None]
     if data is None:
         data = load_data(config.data)
     else:
         config = config.model_copy(update={"data": data.name})
+        objects.append(data.name)
     check_apart(config.out, data)
     data = data.take(config.limit, skip=config.skip, every=config.every)
     names = dict.fromkeys((*config.surrogates, *config.targets))
@@ -291,6 +296,7 @@ def make_plan(
         store=Store(config.out),
         surroundings=surroundings(kind),
         member_hashes={name: members for name, (_, members) in hashes.items()},
+        objects=(*(name for name in names if name in known_models), *objects),
         again=again,
     )
 

@@ -89,24 +89,26 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 def clean_mask(plan: Plan, name: str, sample: Sample) -> Tensor:
     """A model's mask of a clean image, uint8 (H, W) on the CPU; made again where its file was lost or damaged."""
-    mask, fault = kept_mask(plan, name, plan.clean_path(name, sample.name), lambda: sample.image)
+    path, size = plan.clean_path(name, sample.name), sample.image.shape[:2]
+    mask, fault = kept_mask(plan, name, path, size, lambda: sample.image)
     if fault:
         raise ModelError(f"model {name!r} {fault} on {sample.name!r}, though not before")
     return mask
 
 
-def kept_mask(plan: Plan, name: str, path: Path, image: Callable[[], Pixels]) -> tuple[Tensor, str]:
-    """A model's mask of an image, uint8 (H, W) on the CPU, from its file or, where that was lost, damaged or changed,
-    made anew; and what was wrong with it then, or nothing. Where something was, there is no file.
+def kept_mask(
+    plan: Plan, name: str, path: Path, size: tuple[int, ...], image: Callable[[], Pixels]
+) -> tuple[Tensor, str]:
+    """A model's mask of an image of that size, uint8 (H, W) on the CPU, from its file or, where that was lost, damaged
+    or changed, made anew; and what was wrong with it then, or nothing. Where something was, there is no file.
     """
-    pixels = image()
     try:
         mask = read_mask(path)
-        if mask.shape == pixels.shape[:2]:
-            return torch.from_numpy(mask), ""
     except DataError:
-        pass  # made anew
-    (prediction,), (fault,) = predict(plan.models[name], to_tensor(pixels)[None].to(plan.device))
+        mask = None
+    if mask is not None and mask.shape == size:
+        return torch.from_numpy(mask), ""
+    (prediction,), (fault,) = predict(plan.models[name], to_tensor(image())[None].to(plan.device))
     if fault:
         path.unlink(missing_ok=True)
     else:

@@ -88,6 +88,7 @@ def document(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             if plan.labelled
             else [],
             "failures": [asdict(failure) for failure in outcome.failures],
+            "objects": list(plan.objects),
             "interrupted": outcome.interrupted,
             "environment": _environment(plan),
         }

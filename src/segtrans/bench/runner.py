@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_work, kept_mask
+from segtrans.bench.predictions import batches, clean_mask, clean_work, kept_mask
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
@@ -204,16 +204,17 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
     usable = {(model, image) for (model, _), shard in clean.items() for image in shard.header["images"]}
     for samples in batches(plan, range(len(plan.pictured)), None, []):
         for sample in samples:
+            size = sample.image.shape[:2]
             write_image(plan.image_path(sample.name), sample.image)
             if sample.label is not None:
                 write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
-                    kept_mask(plan, name, plan.clean_path(name, sample.name), lambda sample=sample: sample.image)
+                    clean_mask(plan, name, sample)
             for unit, (crafted, _) in done.items():
                 seeds = [trial.seed for trial in plan.trials_of(unit)]
                 if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:
                     continue
                 adversarial = partial(read_image, plan.adversarial_path(unit, sample.name))
                 for name in dict.fromkeys((unit.trial.surrogate, *plan.targets)) if here else ():
-                    kept_mask(plan, name, plan.mask_path(unit, name, sample.name), adversarial)
+                    kept_mask(plan, name, plan.mask_path(unit, name, sample.name), size, adversarial)

@@ -102,7 +102,7 @@ class RunOptions(TypedDict, total=False):
         list[str] | None,
         Where("-o", metavar="KEY=VALUE", help="Any key that 'segtrans schema' lists; repeatable."),
     ]
-    dry_run: Annotated[bool, Where("--dry-run", help="Resolve names and load models, then stop; no image is read.")]
+    dry_run: Annotated[bool, Where("--dry-run", help="Resolve names, load models and check them, then stop.")]
     pictures: Annotated[int | None, Shown(metavar="N", help="How many images to draw with masks; default: 4.")]
     out: Annotated[
         Path | None,

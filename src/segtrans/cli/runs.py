@@ -145,7 +145,7 @@ def _run(
         for path in written:
             errors.print(f"wrote {path}", soft_wrap=True, highlight=False, markup=False)
     if outcome.interrupted:
-        done = f"{len(outcome.trials)} of {counted(len(plan.trials), 'unit')} finished"
+        done = f"{sum(map(plan.is_done, plan.units))} of {counted(len(plan.units), 'unit')} finished"
         errors.print(f"interrupted: {done}; the same command does the rest", soft_wrap=True)
     for failure in failures(result):
         errors.print(

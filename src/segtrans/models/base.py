@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import index
@@ -125,12 +125,13 @@ class SegModel(nn.Module):
         data_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if any(isinstance(part, SegModel) for part in (network, *getattr(network, "members", ()))):
+        parts = getattr(network, "members", None)
+        if any(isinstance(part, SegModel) for part in (parts if isinstance(parts, nn.ModuleList) else [network])):
             raise UsageError("network is a model already, which normalises images itself; wrap its .network")
         self.network = network.eval().requires_grad_(False)
         names = _names(classes)
         if len(names) == 1:
-            names = ("background", *names) if isinstance(classes, Sequence) else _names(2)
+            names = ("background", *names) if isinstance(classes, Iterable) else _names(2)
         self.network_classes = names
         self.name = name
         self.backbone = backbone
@@ -283,10 +284,22 @@ def wrap(
 
 def _names(classes: Sequence[str] | int) -> tuple[str, ...]:
     """The classes, which are numbered where only their number is given; UsageError where these are none or too many."""
-    count = len(classes) if isinstance(classes, Sequence) else index(classes)
+    if isinstance(classes, Iterable) and not isinstance(classes, str):
+        names = tuple(classes)
+        check_class_count(len(names))
+        return names
+    try:
+        count = index(cast(Any, classes))
+    except TypeError:
+        raise UsageError(f"classes is {classes!r}; allowed are names, or how many there are") from None
+    check_class_count(count)
+    return tuple(f"class {i}" for i in range(count))
+
+
+def check_class_count(count: int) -> None:
+    """UsageError unless a model can have so many classes."""
     if not 1 <= count <= MOST_CLASSES:
         raise UsageError(f"classes is {count}; allowed are 1 to {MOST_CLASSES}")
-    return tuple(classes) if isinstance(classes, Sequence) else tuple(f"class {i}" for i in range(count))
 
 
 def out_of_order(ours: Sequence[str], theirs: Sequence[str]) -> str | None:

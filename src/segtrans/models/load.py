@@ -14,7 +14,7 @@ import torch
 from segtrans.devices import pick_device
 from segtrans.errors import DataError, ModelError, UsageError, check_whole, unknown
 from segtrans.models import huggingface, onnx, program
-from segtrans.models.base import MOST_CLASSES, SegModel
+from segtrans.models.base import SegModel, check_class_count
 from segtrans.models.checkpoint import RANDOM, load_weights
 from segtrans.models.ensemble import Ensemble
 from segtrans.models.layout import lay_out
@@ -150,8 +150,8 @@ def _load(source: str, name: str, options: dict[str, str]) -> SegModel:
     for key, value in values.items():
         if isinstance(value, int):
             check_whole(key, value, 1)
-            if key == "classes" and value > MOST_CLASSES:
-                raise UsageError(f"classes is {value}; allowed are 1 to {MOST_CLASSES}")
+            if key == "classes":
+                check_class_count(value)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed accelerators too, which fork_rng was told to leave alone.
         torch.default_generator.manual_seed(0)

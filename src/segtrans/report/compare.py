@@ -9,7 +9,10 @@ from segtrans.bench.summary import WHITE_BOX, key
 from segtrans.report.content import Document, pairs, short_names, surrogates, targets
 
 # What decides no number, and what is plain from the tables; which device it came to be is told.
-_NOT_TELLING = ("out", "pictures", "save_images", "batch", "baseline", "attacks", "surrogates", "targets", "device")
+_NOT_TELLING = (
+    *("out", "pictures", "save_images", "track", "baseline", "attacks", "surrogates", "targets"),
+    *("batch", "slice", "workers", "engine", "address", "cpus", "gpus", "slurm", "device"),
+)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _KEYS: dict[type, tuple[str, ...]] = {
     str: ("segtrans",),
     bool: ("interrupted",),
     dict: ("config", "data", "models", "attacks", "environment"),
-    list: ("cells", "pictures", "costs", "summary", "comparison", "class_iou", "failures"),
+    list: ("cells", "pictures", "costs", "summary", "comparison", "class_iou", "failures", "objects"),
 }
 
 

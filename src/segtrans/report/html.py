@@ -36,7 +36,7 @@ from segtrans.report.costs import costs, failures
 from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
-from segtrans.report.origin import command, provenance, sentence, unnamed
+from segtrans.report.origin import FILES, command, provenance, sentence
 from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
 from segtrans.report.ranking import (
@@ -142,7 +142,7 @@ def render(
         "sentence": sentence(document),
         "blocks": ranked_blocks(document),
         "ranking": ranking(document),
-        "budgets": mixed_budgets(document),
+        "mixed_budgets": mixed_budgets(document),
         "incomplete": incomplete(document),
         "leads": leads(document),
         "lead_blocks": lead_blocks(document),
@@ -162,13 +162,13 @@ def render(
         "script": Markup(_script()),
         "costs": costs(document),
         "failures": failures(document),
-        "units": len(document["costs"]),
+        "trials": len(document["costs"]),
         "planned": len(document["attacks"]) * len(surrogates(document)) * len(document["config"]["seeds"]),
         "budget": {attack: budget(document, attack) for attack in document["attacks"]},
         "provenance": {attack: provenance(document, attack) for attack in document["attacks"]},
         "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
         "command": command(document),
-        "unnamed": unnamed(document),
+        "unnamed": [name for name in document["objects"] if name != FILES],
         "poor": [short_names(document)[model] for model in poor(document)],
         "least_clean_miou": LEAST_CLEAN_MIOU,
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),

@@ -3,11 +3,7 @@
 import json
 import shlex
 
-from segtrans.catalogue import attack as read_attack
 from segtrans.config import RunConfig
-from segtrans.data import READERS
-from segtrans.errors import SegtransError
-from segtrans.models.load import SOURCES
 from segtrans.report.content import Document, budget, surrogates, targets
 from segtrans.report.words import counted, joined
 
@@ -20,6 +16,9 @@ PROVENANCE = {
     "custom": "composed for this run",
     "foreign": "another library's code",
 }
+
+FILES = "images"
+"""What `segtrans attack` calls the files it was given."""
 
 _OPTIONS = {
     "surrogates": "--surrogate",
@@ -64,8 +63,8 @@ def command(document: Document) -> list[str]:
     defaults = RunConfig(surrogates=("any",)).model_dump(mode="json")
     changed = {k: v for k, v in document["config"].items() if k == "surrogates" or v != defaults.get(k)}
     lines = ["segtrans run"]
-    if changed.get("data") == "images":
-        # What `segtrans attack` calls the files it was given; their paths are not kept.
+    if changed.get("data") == FILES:
+        # Their paths are not kept.
         lines = ["segtrans attack IMAGE…"]
         changed = {k: v for k, v in changed.items() if k not in ("data", "pictures")}
     for key, value in changed.items():
@@ -76,23 +75,6 @@ def command(document: Document) -> list[str]:
         else:
             lines.append(f"-o {shlex.quote(f'{key}={json.dumps(value)}')}")
     return lines
-
-
-def unnamed(document: Document) -> list[str]:
-    """Models, data and attacks that no command can name, since they were objects of a Python program."""
-    config = document["config"]
-    found = [name for name in document["models"] if name.partition(":")[0] not in SOURCES]
-    if config["data"] != "images" and config["data"].partition(":")[0].partition("?")[0] not in READERS:
-        found.append(config["data"])
-    return found + [name for name in document["attacks"] if not _is_spelled(name)]
-
-
-def _is_spelled(attack: str) -> bool:
-    try:
-        read_attack(attack)
-    except SegtransError:
-        return False
-    return True
 
 
 def provenance(document: Document, attack: str) -> str:

@@ -117,7 +117,8 @@ def _draw(document: Document, run: Path, entry: dict[str, Any]) -> Image.Image |
 
 
 def find_scene(document: Document, run: Path, entry: dict[str, Any], most: int | None = None) -> Scene | None:
-    """What there is to show of a pictured image, on ``most`` models or all; None where no attack on it was finished.
+    """What there is to show of a pictured image, on ``most`` models or all; None where no attack on it was finished,
+    or a file of its clean row is lost.
 
     Raises:
         DataError: the true mask is damaged.

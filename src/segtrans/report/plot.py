@@ -32,12 +32,22 @@ class Point:
     cost: float
     spent: str
     value: float
-    interval: Interval
+    interval: Interval | None
     front: bool = False
 
     @property
     def words(self) -> str:
-        return f"{self.attack}: {self.spent}, {percent(self.value)} % ({ends(self.interval)})"
+        return f"{self.attack}: {self.spent}, {percent(self.value)} %{self.between}"
+
+    @property
+    def between(self) -> str:
+        """The interval, in parentheses and after a space, if there is one."""
+        return f" ({ends(self.interval)})" if self.interval else ""
+
+    @property
+    def span(self) -> Interval:
+        """From where to where it is drawn."""
+        return self.interval or (self.value, self.value)
 
 
 @dataclass(frozen=True)
@@ -90,14 +100,14 @@ class Plot:
     def words(self) -> str:
         points = [mark.point for mark in (*self.marks, *self.lines)]
         if self.title:
-            said = (f"{percent(p.value)} % at {p.cost:g} ({ends(p.interval)})" for p in points)
+            said = (f"{percent(p.value)} % at {p.cost:g}{p.between}" for p in points)
             return f"{self.title}: {', '.join(said)}"
         return "; ".join(point.words + (" (Pareto front)" if point.front else "") for point in points)
 
 
 def points(document: Document) -> list[Point]:
     """Every attack with a mean in the ranking's first block, the strongest first, controls last; the front is of those
-    within the strongest one's budget.
+    with the strongest one's budget.
     """
     block, budgets = ranked_blocks(document)[0], mixed_budgets(document)
     spent = {(cost.attack, cost.surrogate): cost.gradient_evaluations for cost in costs(document)}
@@ -111,10 +121,9 @@ def points(document: Document) -> list[Point]:
         score = ranked.scores.get(block)
         if score is None or score.asr_miou is None or ranked.attack not in paid:
             continue
-        interval = score.asr_miou_interval or (score.asr_miou, score.asr_miou)
         cost = fmean(paid[ranked.attack])
-        spent = f"{cost:,.0f} gradients per image" if cost else "no gradients"
-        found.append(Point(ranked.attack, cost, spent, score.asr_miou, interval))
+        words = f"{cost:,.0f} gradients per image" if cost else "no gradients"
+        found.append(Point(ranked.attack, cost, words, score.asr_miou, score.asr_miou_interval))
     costly = [point for point in found if point.cost]
     alike = [point for point in costly if budgets.get(point.attack) == budgets.get(costly[0].attack)]
     best = -math.inf
@@ -140,8 +149,8 @@ def cost_plot(document: Document, width: int, height: int, style: str) -> Plot |
         gap = min(_DODGE, 0.4 * (width - _LEFT) / len(equal))
         for i, point in enumerate(equal):
             shift = gap * (i - (len(equal) - 1) / 2)
-            marks.append(Mark(point, x(cost) + shift, y(point.value), *map(y, point.interval)))
-    lines = [Mark(p, frame[0], y(p.value), *map(y, p.interval)) for p in found if not p.cost]
+            marks.append(Mark(point, x(cost) + shift, y(point.value), *map(y, point.span)))
+    lines = [Mark(p, frame[0], y(p.value), *map(y, p.span)) for p in found if not p.cost]
     return Plot(
         width=width,
         height=height,
@@ -176,7 +185,7 @@ def curve_plot(series: Mapping[str, Sequence[Point]], name: str, axis: str, bloc
         frame=frame,
         columns=_ticks(numbers, x),
         rows=rows,
-        marks=[Mark(p, x(p.cost), y(p.value), *map(y, p.interval)) for p in best],
+        marks=[Mark(p, x(p.cost), y(p.value), *map(y, p.span)) for p in best],
         lines=[],
         front=path(best),
         texts=[],
@@ -193,9 +202,9 @@ def _axes(
 ) -> tuple[Box, Callable[[float], float], Callable[[float], float], list[Tick]]:
     """The frame, where a cost between ``low`` and ``high`` and where a value stands, and the rows' ticks."""
     frame = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-    bottom = min(0, *(p.interval[0] for p in found))
+    bottom = min(0, *(p.span[0] for p in found))
     bottom = math.floor(bottom * 20) / 20 if bottom < -0.005 else 0
-    top = max(bottom + 0.1, math.ceil(max(p.interval[1] for p in found) * 20) / 20)
+    top = max(bottom + 0.1, math.ceil(max(p.span[1] for p in found) * 20) / 20)
 
     def x(cost: float) -> float:
         return frame[0] + (frame[2] - frame[0]) * math.log(cost / low) / math.log(high / low)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segtrans.data.base import VOID, Dataset, fit
-from segtrans.errors import DataError, UsageError, first_line
+from segtrans.errors import DataError, UsageError, first_line, lacks_memory
 from segtrans.io import write_atomically
 from segtrans.zoo.augment import augment
 from segtrans.zoo.networks import BACKBONES, build, coarse_logits, encoder_of, load_backbone, shallow_layers
@@ -245,9 +245,12 @@ def train(
             if saved["identity"] != identity:
                 raise UsageError(f"{checkpoint}: belongs to another run; delete it or name another checkpoint")
             trainer.restore(saved["state"])
-        except UsageError:
+        except (UsageError, OSError):
             raise
         except Exception as error:
+            # Only what is wrong with the file is a reason to delete it.
+            if lacks_memory(error):
+                raise
             raise DataError(f"{checkpoint}: not a readable checkpoint ({first_line(error)}); delete it") from error
 
     def save() -> None:
