@@ -64,12 +64,12 @@ def mmsegmentation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty folder, where every run takes one image and one iteration."""
+    """An empty folder, where every run takes two images, without which there is no interval, and one iteration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     make = config.make_config
     for module in (config, bench):
-        monkeypatch.setattr(module, "make_config", lambda values: make({**values, "limit": 1, "iterations": 1}))
+        monkeypatch.setattr(module, "make_config", lambda values: make({**values, "limit": 2, "iterations": 1}))
 
 
 # foolbox imports a function from where SciPy no longer wants it.

@@ -93,15 +93,15 @@ class TheirNumbers:
         self.offsets = [int(torch.randint(0, side - self.small, (1,), dtype=torch.int32)) for _ in range(2)]
         self.changed = bool(torch.rand(1) < 0.5)
 
-    def uniform(self, **bounds: float) -> Tensor:
-        return torch.tensor([self.small / self.side], dtype=torch.float64)
+    def uniform(self, *shape: int, **bounds: float) -> Tensor:
+        return torch.full((1, *shape), self.small / self.side, dtype=torch.float64)
 
-    def chance(self, probability: float) -> Tensor:
-        return torch.tensor([self.changed])
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        return torch.full((1, *shape), self.changed)
 
     def integers(self, bound: Tensor) -> Tensor:
         # Where an image is left alone there is nothing to place.
-        return torch.tensor([self.offsets.pop(0) if self.changed else 0])
+        return torch.full_like(bound, self.offsets.pop(0) if self.changed else 0)
 
     def __len__(self) -> int:
         return 1
