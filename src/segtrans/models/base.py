@@ -18,7 +18,7 @@ from segtrans.interpolation import interpolate
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MOST_CLASSES = 2**16
-
+"""A larger number is a mistake, which would take all memory."""
 
 TRANSFORMERS = re.compile(
     r"mit\.?b|transformer|segformer|swin|vit|beit|deit|dpt|data2vec|eomt|mask2former|maskformer|oneformer"
