@@ -186,8 +186,9 @@ def met(folder: Path, processes: int) -> set[int]:
 
 
 def tables(folder: Path) -> tuple[str, bytes]:
-    """What a run found, letter by letter: its document but for times, and its cells."""
+    """What a run found, letter by letter: its document but for times and for what came from Python, and its cells."""
     document = json.loads((folder / "run" / "result.json").read_text())
+    del document["objects"]
     for name in ("workers", "engine", "address", "slice", "slurm", "batch", "data"):
         del document["config"][name]
     for cost in document["costs"]:
