@@ -11,6 +11,7 @@ from PIL import Image
 from toy_run import CLASSES, toy
 
 from segtrans import bench
+from segtrans.bench import predictions
 from segtrans.bench.predictions import predict
 from segtrans.catalogue import attack, compose
 from segtrans.errors import ImageSizeError, UsageError
@@ -42,6 +43,18 @@ def test_there_is_no_mask_of_an_image_on_which_a_model_fails(go: Go, tmp_path: P
     result = go(surrogates=["a:0"], targets=["poisoned:1"], attacks=["mi"], pictures=6)
     assert {f["image"] for f in result["failures"]} == {"5"}
     assert not [path for path in (tmp_path / "run" / "masks").rglob("5.png") if "poisoned" in str(path)]
+
+
+def test_a_model_that_fails_when_a_lost_mask_is_made_again_costs_the_mask_alone(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = go(attacks=["mi"])
+    for path in (tmp_path / "run" / "masks").rglob("0.png"):
+        path.unlink()
+    monkeypatch.setattr(predictions, "predict", lambda model, x: (x[:, 0].byte(), ["failed (today)"] * len(x)))
+    assert go(attacks=["mi"])["cells"] == before["cells"]
+    left = {path.parts[-2].partition("-")[0] for path in (tmp_path / "run" / "masks").rglob("0.png")}
+    assert left <= {"labels"}
 
 
 def test_an_adversarial_image_of_another_size_is_made_again(go: Go, tmp_path: Path) -> None:

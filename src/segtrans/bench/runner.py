@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segtrans.bench.engines import ENGINES, Helper, leads, turn
 from segtrans.bench.plan import Plan, Trial, Unit
-from segtrans.bench.predictions import batches, clean_mask, clean_work, kept_mask
+from segtrans.bench.predictions import batches, clean_work, kept_mask
 from segtrans.bench.stopping import Stop, interruptible
 from segtrans.bench.store import Shard
 from segtrans.bench.work import Clean, UnitWork
@@ -210,7 +210,8 @@ def _draw_masks(plan: Plan, clean: Clean, done: Finished) -> None:
                 write_mask(plan.label_path(sample.name), sample.label)
             for name in plan.models if here else ():
                 if (name, sample.name) in usable:
-                    clean_mask(plan, name, sample)
+                    path = plan.clean_path(name, sample.name)
+                    kept_mask(plan, name, path, size, lambda sample=sample: sample.image)
             for unit, (crafted, _) in done.items():
                 seeds = [trial.seed for trial in plan.trials_of(unit)]
                 if plan.config.seeds[0] not in seeds or sample.name not in crafted.header["images"]:
