@@ -39,19 +39,17 @@ def summary(cells: Sequence[Cell], replicates: Replicates) -> list[dict[str, Any
     groups: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell["attack"], cell["block"]].append(cell)
-    return [
-        {
-            "attack": attack,
-            "block": block,
-            "pairs": len({(cell["surrogate"], cell["target"]) for cell in group if _defined(cell, HEADLINES[0])}),
-            **{name: _mean([cell[name] for cell in group if _defined(cell, name)]) for name in HEADLINES},
-            **{
-                f"{name}_interval": _interval([replicates[key(cell)][name] for cell in group if _defined(cell, name)])
-                for name in HEADLINES
-            },
+    rows: list[dict[str, Any]] = []
+    for (attack, block), group in groups.items():
+        known = {name: [cell for cell in group if _defined(cell, name)] for name in HEADLINES}
+        pairs = {(cell["surrogate"], cell["target"]) for cell in known[HEADLINES[0]]}
+        means = {name: _mean([cell[name] for cell in cells]) for name, cells in known.items()}
+        intervals = {
+            f"{name}_interval": _interval([replicates[key(cell)][name] for cell in cells])
+            for name, cells in known.items()
         }
-        for (attack, block), group in groups.items()
-    ]
+        rows.append({"attack": attack, "block": block, "pairs": len(pairs), **means, **intervals})
+    return rows
 
 
 def comparison(cells: Sequence[Cell], lead: Callable[[Key, Key], Lead], baseline: str) -> list[dict[str, Any]]:

@@ -58,10 +58,10 @@ def attack(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs.")], **options: Unpack[RunOptions]
 ) -> None:
     """Attack single photographs; each target's own clean prediction is the reference."""
-    from segtrans.data.folder import files
+    from segtrans.data.folder import FILES, files
 
-    values, switches = _chosen({**options, "data": "images"})
-    if values["data"] != "images":
+    values, switches = _chosen({**options, "data": FILES})
+    if values["data"] != FILES:
         raise UsageError(f"data is {values['data']}; segtrans attack takes photographs, segtrans run a data set")
     raise typer.Exit(_run({"pictures": len(images)} | values, **switches, data=files(images)))
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from segtrans.data.base import VOID, Dataset, Item, colours, identity_values, listed, paired
 from segtrans.errors import DataError, UsageError
 
+FILES = "images"
+"""What a data set of single photographs is called."""
+
 
 def folder(root: Path, masks: Path | None = None, classes: int | None = None, side: int | None = None) -> Dataset:
     """Images in ``root/images``, or directly in ``root`` if there is no such subfolder.
@@ -67,4 +70,4 @@ def files(paths: Sequence[Path]) -> Dataset:
             raise DataError(f"{path}: {'a folder; use --data folder:PATH' if path.is_dir() else 'no such file'}")
     stems = [path.stem for path in paths]
     names = [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
-    return Dataset(name="images", items=tuple(Item(name, path, None) for name, path in zip(names, paths, strict=True)))
+    return Dataset(name=FILES, items=tuple(Item(name, path, None) for name, path in zip(names, paths, strict=True)))

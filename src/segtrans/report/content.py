@@ -162,9 +162,9 @@ def clean_miou(document: Document, model: str) -> float | None:
 
 
 def poor(document: Document) -> list[str]:
-    """Targets that are wrong nearly everywhere before any attack, of whose ratios little can be read."""
-    clean = {target: clean_miou(document, target) for target in targets(document)}
-    return [target for target, value in clean.items() if value is not None and value < LEAST_CLEAN_MIOU]
+    """Short names of targets that are wrong nearly everywhere before any attack, of whose ratios little can be read."""
+    names, clean = short_names(document), {target: clean_miou(document, target) for target in targets(document)}
+    return [names[target] for target, value in clean.items() if value is not None and value < LEAST_CLEAN_MIOU]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from segtrans.bench.summary import WHITE_BOX
+from segtrans.data.folder import FILES
 from segtrans.io import write_text
 from segtrans.metrics import HEADLINES
 from segtrans.report.compare import Comparison, compare
@@ -36,7 +37,7 @@ from segtrans.report.costs import costs, failures
 from segtrans.report.curves import curves
 from segtrans.report.gallery import MOST_ATTACKS, Example, examples
 from segtrans.report.heat import DARK_HEAT, LIGHT_HEAT, heat, heat_step
-from segtrans.report.origin import FILES, command, provenance, sentence
+from segtrans.report.origin import command, provenance, sentence
 from segtrans.report.pictures import picture_path
 from segtrans.report.plot import Plot, cost_plot
 from segtrans.report.ranking import (
@@ -169,7 +170,7 @@ def render(
         "clean_miou": {model: clean_miou(document, model) for model in document["models"]},
         "command": command(document),
         "unnamed": [name for name in document["objects"] if name != FILES],
-        "poor": [short_names(document)[model] for model in poor(document)],
+        "poor": poor(document),
         "least_clean_miou": LEAST_CLEAN_MIOU,
         "configuration": json.dumps(document["config"], indent=2, ensure_ascii=False),
         "white_box": WHITE_BOX,

@@ -4,6 +4,7 @@ import json
 import shlex
 
 from segtrans.config import RunConfig
+from segtrans.data.folder import FILES
 from segtrans.report.content import Document, budget, surrogates, targets
 from segtrans.report.words import counted, joined
 
@@ -16,9 +17,6 @@ PROVENANCE = {
     "custom": "composed for this run",
     "foreign": "another library's code",
 }
-
-FILES = "images"
-"""What `segtrans attack` calls the files it was given."""
 
 _OPTIONS = {
     "surrogates": "--surrogate",
@@ -64,7 +62,7 @@ def command(document: Document) -> list[str]:
     changed = {k: v for k, v in document["config"].items() if k == "surrogates" or v != defaults.get(k)}
     lines = ["segtrans run"]
     if changed.get("data") == FILES:
-        # Their paths are not kept.
+        # Given to `segtrans attack`, and their paths are not kept.
         lines = ["segtrans attack IMAGE…"]
         changed = {k: v for k, v in changed.items() if k not in ("data", "pictures")}
     for key, value in changed.items():

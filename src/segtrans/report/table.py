@@ -48,8 +48,8 @@ def print_tables(document: Document, console: Console) -> None:
             highlight=False,
         )
     if wrong := poor(document):
-        names = ", ".join(short_names(document)[model] for model in wrong)
-        console.print(f"wrong before any attack, so that ratios say little: {names}", soft_wrap=True, markup=False)
+        said = f"wrong before any attack, so that ratios say little: {', '.join(wrong)}"
+        console.print(said, soft_wrap=True, markup=False)
     if leads(document):
         console.print(_fitting(_leads(document), console))
     columns = targets(document)
