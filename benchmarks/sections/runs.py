@@ -36,14 +36,14 @@ def scores(on: Setting) -> Iterator[Row]:
 def _scores(on: Setting, count: int, folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
     models, crafted = _targets(on, count), attack(f"pgd(iterations={on.iterations})")
     batches = [on.images(1, on.size) for _ in load_data("photos")]
-    values: dict[str, Any] = {"surrogates": ["s"], "targets": list(models), "attacks": ["pgd"], "out": folder}
+    values: dict[str, Any] = {"surrogates": ["s"], "targets": list(models), "attacks": ["few steps"], "out": folder}
     values |= {"size": on.size, "batch": 1, "pictures": 0, "device": on.device, "data": "photos"}
     known = {"s": on.model, **models}
     # Reading all of a model's weights for its fingerprint is once per run, however many images it has. Clean masks are
     # there from the first time on; another seed is another unit, since `pgd` draws.
     plans = iter(
         [
-            bench.make_plan(make_config({**values, "seeds": [seed]}), models=known, attacks={"pgd": crafted})
+            bench.make_plan(make_config({**values, "seeds": [seed]}), models=known, attacks={"few steps": crafted})
             for seed in range(on.repeats + 1)
         ]
     )

@@ -158,6 +158,16 @@ def test_formulas(name: str, iteration: int, goal: Goal) -> None:
     assert (expected != 0).all()
 
 
+@pytest.mark.parametrize("objective", [SegPGD(temperature=2.5), SegPGD(temperature=0.4, balance=1)], ids=str)
+def test_a_gradient_with_a_temperature_is_the_slope(objective: Objective) -> None:
+    run = run_at(objective, iteration=3)
+    way = 1e-5 * torch.randn(LOGITS.shape, generator=torch.Generator().manual_seed(1), dtype=LOGITS.dtype)
+    rise = value(objective, run, LOGITS + way) - value(objective, run, LOGITS - way)
+    expected = 2 * (gradient_of(objective, run) * way).flatten(1).sum(1)
+    torch.testing.assert_close(rise, expected, rtol=1e-6, atol=0)
+    assert (rise != 0).all()
+
+
 # Where the gradient is and where it is not
 
 

@@ -105,6 +105,28 @@ def test_resample_reads_where_it_is_told() -> None:
     assert ((label - cols).abs() <= 0.5).all()
 
 
+@pytest.mark.parametrize("size", [(1, 7), (24, 30), (32, 64), (65, 129), (500, 375)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_resample_copies_pixels_at_whole_numbers_and_touches_no_other(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x = images(1, size).to(dtype).requires_grad_()
+    rows, cols = (torch.randint(side, (1, *size), generator=torch.Generator().manual_seed(side)) for side in size)
+    image, _ = resample(x, dense(1, size), rows.to(dtype), cols.to(dtype))
+    assert torch.equal(image[0], x[0][:, rows[0], cols[0]])
+    often = torch.zeros(size, dtype=dtype).index_put((rows[0], cols[0]), torch.ones((), dtype=dtype), accumulate=True)
+    assert torch.equal(torch.autograd.grad(image.sum(), x)[0], often.expand_as(x))
+
+
+def test_resample_lets_no_gradient_out_of_the_window_that_is_read() -> None:
+    x = images(2, (75, 50)).float().requires_grad_()
+    rows = 20 + 30 * draw(2).uniform(75, 50).float()
+    cols = 10 + 25 * draw(2, seed=1).uniform(75, 50).float()
+    gradient = torch.autograd.grad(resample(x, dense(2, (75, 50)), rows, cols)[0].sum(), x)[0]
+    assert (gradient[:, :, 20:51, 10:36] > 0).all()
+    assert gradient.count_nonzero() == gradient[:, :, 20:51, 10:36].numel()
+
+
 def test_resample_clamps_and_blanks() -> None:
     rows = torch.tensor([[[-3.0, 99.0, 2.0]]], dtype=torch.float64)
     inside = torch.tensor([[[True, True, False]]])

@@ -34,6 +34,7 @@ class Grey(GradientTransform):
     def wrap(self, gradient: GradientFunction, run: Run) -> GradientFunction:
         def grey(z: Tensor) -> Tensor:
             found = gradient(z)
-            return torch.lerp(found, found.mean(1, keepdim=True).expand_as(found), self.share)
+            mean = found.mean(1, keepdim=True).expand_as(found)
+            return mean if self.share == 1 else torch.lerp(found, mean, self.share)
 
         return grey

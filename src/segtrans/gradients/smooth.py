@@ -39,7 +39,14 @@ class Smooth(GradientTransform):
         at = torch.linspace(-self.sigmas, self.sigmas, self.size, dtype=torch.float64, device=CPU)
         weights = (-at.square() / 2).exp()
         line = (weights / weights.sum()).tolist()
-        return lambda z: _along(-1, _along(-2, gradient(z), line), line)
+
+        def smooth(z: Tensor) -> Tensor:
+            found = gradient(z)
+            # Channels that are one and the same in memory, as grey ones are, are smoothed once.
+            planes = found[:, :1] if found.stride(1) == 0 else found
+            return _along(-1, _along(-2, planes, line), line).expand_as(found)
+
+        return smooth
 
 
 def _along(axis: int, g: Tensor, line: list[float]) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_choice, check_number
@@ -38,11 +39,28 @@ def at(values: Tensor, index: Tensor) -> Tensor:
 
 def class_sizes(view: View) -> Tensor:
     """How many valid pixels of each item have each class, (B, at least 256) int64; none in the column of void."""
-    labels = view.labels.flatten(1)
-    counts = labels.new_zeros(len(labels), max(view.logits.shape[1], VOID + 1))
-    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    labels = view.labels
+    # Row by row, since a GPU's threads wait for each other at numbers that all of them add to.
+    rows = labels.new_zeros(*labels.shape[:2], max(view.logits.shape[1], VOID + 1))
+    counts = rows.scatter_add_(2, labels, labels.new_ones(()).expand_as(labels)).sum(1)
     counts[:, VOID] = 0
     return counts
+
+
+def divided(values: Tensor, by: float, gradient_by: float) -> Tensor:
+    """``values`` divided by one number, and their gradient by another."""
+    return cast(Tensor, _Divided.apply(values, by, gradient_by))
+
+
+class _Divided(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, by: float, gradient_by: float) -> Tensor:
+        ctx.by = gradient_by
+        return values.view_as(values) if by == 1 else values / by
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient if ctx.by == 1 else gradient / ctx.by, None, None
 
 
 def cosine(values: Tensor, labels: Tensor) -> Tensor:
@@ -82,8 +100,13 @@ class SegPGD(Objective):
         w = run.iteration / (2 * run.iterations)
         # Before the logits are copied, since it needs memory of its own.
         share = unfinished(view, run).to(view.logits).mul_(1 - 2 * w).add_(w)
-        logits = view.logits if self.temperature == 1 else view.logits / self.temperature
-        losses = pixel_losses(logits, view.labels) * share
+        if self.temperature == 1:
+            losses = pixel_losses(view.logits, view.labels)
+        else:
+            # The gradient is divided where it is one number per pixel, not one per pixel and class.
+            losses = pixel_losses(divided(view.logits, self.temperature, 1), view.labels)
+            losses = divided(losses, 1, self.temperature)
+        losses = losses * share
         if self.balance == 0:
             return valid_mean(losses, view.labels)
         of_class = class_sizes(view).clamp_min(1).to(losses) ** -self.balance

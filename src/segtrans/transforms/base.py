@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segtrans.data.base import VOID
 from segtrans.errors import UsageError, check_choice, check_whole
@@ -61,8 +62,7 @@ def check_range(name: str, bounds: tuple[float, float]) -> None:
 def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Images and labels read at fractional source positions: bilinear for images, nearest for labels.
 
-    Whole-numbered positions copy pixels exactly, and pixels that are read nowhere get exactly zero gradient, neither of
-    which ``grid_sample`` grants, since it rounds its normalised coordinates.
+    Whole-numbered positions copy pixels exactly, and pixels that are read nowhere get exactly zero gradient.
 
     Args:
         x, y: (B, 3, H, W) and (B, H, W).
@@ -71,25 +71,26 @@ def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | 
     """
     height, width = x.shape[-2:]
     rows, cols = rows.clamp(0, height - 1), cols.clamp(0, width - 1)
-    top, left = rows.long(), cols.long()
-    down, right = (rows - top)[:, None], (cols - left)[:, None]
-    # The neighbour below and the one beside; in the last row or column, where it has no weight, the pixel itself.
-    corner = top * width + left
-    below, beside = (top < height - 1).long() * width, (left < width - 1).long()
-    flat = x.flatten(2)
-
-    def at(place: Tensor) -> Tensor:
-        index = place.flatten(1)[:, None].expand(-1, x.shape[1], -1)
-        return flat.gather(2, index).view(*x.shape[:2], *rows.shape[1:])
-
-    upper = torch.lerp(at(corner), at(corner + beside), right)
-    lower = torch.lerp(at(corner + below), at(corner + below + beside), right)
-    image = torch.lerp(upper, lower, down)
+    image = _read(x, rows, cols)
     nearest = (rows.round().long() * width + cols.round().long()).flatten(1)
     label = y.flatten(1).gather(1, nearest).view(rows.shape)
     if inside is None:
         return image, label
     return image * inside[:, None], label.where(inside, VOID)
+
+
+def _read(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Images (B, 3, H, W) at positions (B, h, w) on them, (B, 3, h, w), bilinear."""
+    # ``grid_sample`` measures positions in half sides of the image and rounds them. On sides that are powers of two it
+    # rounds to fractions of a pixel, so that whole numbers stay what they are and nothing is moved beyond one.
+    height, width = (1 << (side - 1).bit_length() for side in x.shape[-2:])
+    if x.shape[-2:] != (height, width):
+        x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
+    places = torch.stack([cols * (2 / width) + (1 / width - 1), rows * (2 / height) + (1 / height - 1)], -1)
+    if x.device.type == "mps":
+        # It has no backward pass there.
+        return F.grid_sample(x.cpu(), places.cpu(), align_corners=False).to(x.device)
+    return F.grid_sample(x, places, align_corners=False)
 
 
 def on_canvas(x: Tensor, factor: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
