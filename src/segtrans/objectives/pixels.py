@@ -100,13 +100,9 @@ class SegPGD(Objective):
         w = run.iteration / (2 * run.iterations)
         # Before the logits are copied, since it needs memory of its own.
         share = unfinished(view, run).to(view.logits).mul_(1 - 2 * w).add_(w)
-        if self.temperature == 1:
-            losses = pixel_losses(view.logits, view.labels)
-        else:
-            # The gradient is divided where it is one number per pixel, not one per pixel and class.
-            losses = pixel_losses(divided(view.logits, self.temperature, 1), view.labels)
-            losses = divided(losses, 1, self.temperature)
-        losses = losses * share
+        # The gradient is divided where it is one number per pixel, not one per pixel and class.
+        losses = pixel_losses(divided(view.logits, self.temperature, 1), view.labels)
+        losses = divided(losses, 1, self.temperature) * share
         if self.balance == 0:
             return valid_mean(losses, view.labels)
         of_class = class_sizes(view).clamp_min(1).to(losses) ** -self.balance
