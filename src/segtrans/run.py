@@ -142,6 +142,7 @@ class Run:
         self._label_range = label_range(self.y)
         self._transforms = attack.transforms
         self._adjustments: dict[int, Tensor] = {}
+        self._clean: dict[int, View] = {}  # of each network, where it lasts
         self._first = 0  # of the items in hand, over all copies of all images
         self._pixels = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
         self.norm_weight = 1 / (self.y != VOID).sum((1, 2)).clamp_min(1).to(x.dtype)
@@ -369,17 +370,31 @@ class Run:
             self.check(logits, images)
         reference = None
         if objective.uses_clean or objective.uses_other:
-            with torch.no_grad():
-                if objective.uses_clean:
-                    others, images = items, self.x[items.index]
-                else:
-                    others, images = replace(items, copy=(items.copy + self._copies // 2) % self._copies), z
-                images, their_labels = self._transformed(images, others)
-                self.shown = others
-                its_logits, its_features = self._forward(model, images)
-                self.shown = items
-            reference = View(labels=their_labels, logits=its_logits, features=its_features, places=items.index)
+            reference = self._reference(model, z, items)
         return View(labels=labels, logits=logits, features=features, places=items.index, reference=reference)
+
+    def _reference(self, model: "Model", z: Tensor, items: Items) -> View:
+        """What the objective compares the items' view with, without a gradient."""
+        if not self.attack.objective.uses_clean:
+            others = replace(items, copy=(items.copy + self._copies // 2) % self._copies)
+            return self._seen(model, z, others, items)
+        # Where nothing changes it, it is what it was; of images that come in parts all would have to be kept.
+        lasting = not self._transforms and not self.attack.backward and len(items) == len(self.x)
+        if lasting and id(model) in self._clean:
+            return self._clean[id(model)]
+        found = self._seen(model, self.x[items.index], items, items)
+        if lasting:
+            self._clean[id(model)] = found
+        return found
+
+    def _seen(self, model: "Model", z: Tensor, others: Items, items: Items) -> View:
+        """The view of other items while ``items`` are in hand, without a gradient."""
+        with torch.no_grad():
+            images, labels = self._transformed(z, others)
+            self.shown = others
+            logits, features = self._forward(model, images)
+            self.shown = items
+        return View(labels=labels, logits=logits, features=features, places=items.index)
 
     def _transformed(self, z: Tensor, items: Items, first: int | None = None) -> tuple[Tensor, Tensor]:
         """Images and labels as the surrogate sees them, or as the ``first`` so many transformations leave them; the

@@ -111,6 +111,22 @@ def test_cost_is_known_beforehand(attack: Attack) -> None:
     assert sum(passes) == len(X) * attack.evaluations
 
 
+@pytest.mark.parametrize(("spelled", "chunk", "times"), [("", 2, 1), ("", 1, 8), (" + di", 2, 4)])
+@pytest.mark.parametrize("name", ["transegpgd", "pgd + RegionWeighted()"])
+def test_clean_images_are_looked_at_once_where_nothing_changes_them(
+    name: str, spelled: str, chunk: int, times: int
+) -> None:
+    looked: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            looked.append(len(x))
+        return MODEL(x)
+
+    read(f"{name}{spelled}").configured(iterations=4).perturb(model, X, Y, chunk=chunk)
+    assert len(looked) == times
+
+
 def test_copies_multiply() -> None:
     attack = Attack(transforms=(Remap(copies=3), Scale(copies=2)), iterations=4)
     assert (attack.copies, attack.evaluations_per_iteration, attack.evaluations) == (6, 6, 24)

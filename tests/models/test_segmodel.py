@@ -52,6 +52,23 @@ def test_class_names_are_kept() -> None:
     assert wrap(Spy(), ["sky", "tree", "road"], name="mine").classes == ("sky", "tree", "road")
 
 
+def test_a_compiler_takes_it_whole() -> None:
+    model = wrap(Spy(coarse=4), 3)
+    x = images((16, 24))
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+
+
+def test_whoever_wants_no_gradient_gets_planes() -> None:
+    model = wrap(Spy(coarse=4).to(memory_format=torch.channels_last), 3)
+    x = images((16, 24)).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        found = model(x)
+    assert found.is_contiguous()
+    assert not model(x).is_contiguous()
+    torch.testing.assert_close(found, model(x))
+
+
 def test_normalisation_and_channel_order() -> None:
     spy = Spy()
     x = images((4, 5))

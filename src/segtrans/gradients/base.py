@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from segtrans.run import Run
 
 GradientFunction = Callable[[Tensor], Tensor]
-"""From images (N, 3, H, W) to the gradient of the objective there, of the same shape."""
+"""From images (N, 3, H, W) to the gradient of the objective there, of the same shape, which may share memory among its
+channels and is not written to."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segtrans.errors import ModelError, UsageError, check_whole
-from segtrans.interpolation import interpolate
+from segtrans.interpolation import interpolate, is_written_down
 from segtrans.logits import MANY
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -208,7 +208,7 @@ class SegModel(nn.Module):
                 f"model {self.name!r} returned an output of shape {tuple(logits.shape)}; "
                 f"expected (N, {expected}, h, w) for its {expected} classes"
             )
-        if torch.is_inference_mode_enabled() and x.device.type == "cpu" and expected <= MANY:
+        if not is_written_down() and torch.is_inference_mode_enabled() and x.device.type == "cpu" and expected <= MANY:
             # Nobody wants a gradient, and of planes each pixel's class is found faster.
             logits = logits.contiguous()
         logits = _interpolate(logits, _size(z), p.align_corners)[..., : inner[0], : inner[1]]

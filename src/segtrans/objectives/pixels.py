@@ -47,22 +47,6 @@ def class_sizes(view: View) -> Tensor:
     return counts
 
 
-def divided(values: Tensor, by: float, gradient_by: float) -> Tensor:
-    """``values`` divided by one number, and their gradient by another."""
-    return cast(Tensor, _Divided.apply(values, by, gradient_by))
-
-
-class _Divided(Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, by: float, gradient_by: float) -> Tensor:
-        ctx.by = gradient_by
-        return values.view_as(values) if by == 1 else values / by
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradient if ctx.by == 1 else gradient / ctx.by, None, None
-
-
 def cosine(values: Tensor, labels: Tensor) -> Tensor:
     """Cosine between the values of each pixel (B, C, H, W) and its one-hot label, (B, H, W); zero for zeros."""
     return safe_divide(at_label(values, labels), torch.linalg.vector_norm(values, dim=1))
@@ -101,14 +85,30 @@ class SegPGD(Objective):
         # Before the logits are copied, since it needs memory of its own.
         share = unfinished(view, run).to(view.logits).mul_(1 - 2 * w).add_(w)
         # The gradient is divided where it is one number per pixel, not one per pixel and class.
-        losses = pixel_losses(divided(view.logits, self.temperature, 1), view.labels)
-        losses = divided(losses, 1, self.temperature) * share
+        losses = pixel_losses(_divided(view.logits, self.temperature, 1), view.labels)
+        losses = _divided(losses, 1, self.temperature) * share
         if self.balance == 0:
             return valid_mean(losses, view.labels)
         of_class = class_sizes(view).clamp_min(1).to(losses) ** -self.balance
         weights = of_class.gather(1, view.labels.flatten(1)).view_as(losses) * (view.labels != VOID)
         # Where no pixel is valid nothing is weighed; elsewhere the sum is far larger.
         return (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-12)
+
+
+def _divided(values: Tensor, by: float, gradient_by: float) -> Tensor:
+    """``values`` divided by one number, and their gradient by another."""
+    return cast(Tensor, _Divided.apply(values, by, gradient_by))
+
+
+class _Divided(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, by: float, gradient_by: float) -> Tensor:
+        ctx.by = gradient_by
+        return values.view_as(values) if by == 1 else values / by
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient if ctx.by == 1 else gradient / ctx.by, None, None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,13 +82,14 @@ def resample(x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, inside: Tensor | 
 def _read(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Images (B, 3, H, W) at positions (B, h, w) on them, (B, 3, h, w), bilinear."""
     # ``grid_sample`` measures positions in half sides of the image and rounds them. On sides that are powers of two it
-    # rounds to fractions of a pixel, so that whole numbers stay what they are and nothing is moved beyond one.
+    # rounds to fractions of a pixel (some side / 2^24), so that whole numbers stay what they are and nothing is moved
+    # beyond one. In the last row and column, of which the next has no weight, its slope by the position means nothing.
     height, width = (1 << (side - 1).bit_length() for side in x.shape[-2:])
     if x.shape[-2:] != (height, width):
         x = F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
     places = torch.stack([cols * (2 / width) + (1 / width - 1), rows * (2 / height) + (1 / height - 1)], -1)
     if x.device.type == "mps":
-        # It has no backward pass there.
+        # It has no backward pass there before torch 2.13.
         return F.grid_sample(x.cpu(), places.cpu(), align_corners=False).to(x.device)
     return F.grid_sample(x, places, align_corners=False)
 
