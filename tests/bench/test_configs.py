@@ -29,7 +29,7 @@ def test_the_papers_grid_resolves(name: str, tmp_path: Path) -> None:
     plan = make_plan(config, load_data("photos?side=32"))
     assert len(plan.trials) == 12 * len(config.attacks) * 3
     # What draws nothing is made once for the three seeds.
-    assert len(plan.units) == 336
+    assert len(plan.units) == 444
     assert {model.backbone for model in plan.models.values()} == {"mobilenet_v2", "resnet50", "resnet101"}
     assert len({*plan.hashes.values()}) == 12, "no two models are the same"
 

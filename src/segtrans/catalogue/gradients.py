@@ -69,7 +69,7 @@ ENTRIES = (
     ),
     Entry(
         name="vmi-di-ti", attack=compose(Resize(), Variance(), Smooth(), MI),
-        title="diverse inputs, variance tuning and translation-invariant gradients, with momentum",
+        title="diverse inputs, variance tuning and translation-invariant gradients, with momentum, without scales",
         paper="arXiv:2103.15571", venue="CVPR 2021", family="gradient", provenance="paper",
     ),
 )  # fmt: skip

@@ -123,8 +123,8 @@ ENTRIES = (
     ),
     Entry(
         name="indirect", attack=compose(PGD, Classes()),
-        title="indirect local attack: only class 0 changes, only the rest counts",
-        paper="arXiv:1911.13038", venue="ECCV 2020", family="segmentation", provenance="code",
+        title="indirect local attack: only class 0 changes, only the rest counts; not the adaptive, sparse one",
+        paper="arXiv:1911.13038", venue="ECCV 2020", family="segmentation", provenance="paper",
     ),
     Entry(
         name="patch", attack=compose(LInf(1), Patch(), AdaptiveCrossEntropy(), Resize(copies=4, probability=1.0), MI),

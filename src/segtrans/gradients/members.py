@@ -112,9 +112,9 @@ class AdaptiveWeights(_OneByOne):
 
     Pixels are dropped where the cosine of two members' gradients, over the three channels and on average over all
     pairs, lies below ``threshold``. The authors' code weighs logits instead of gradients, finds its weights in the
-    first iteration alone, and leaves a member out of that average. On one surrogate the gradient is left as it is. With
-    input transformations that draw, members are asked with different numbers, so that some of their disagreement is
-    the transformation's.
+    first iteration alone, leaves a member out of that average, starts at random and lets momentum decay by 0.9. On one
+    surrogate the gradient is left as it is. With input transformations that draw, members are asked with different
+    numbers, so that some of their disagreement is the transformation's.
 
     Attributes:
         contrast: the paper's β; 0 weighs all members alike.

@@ -278,8 +278,8 @@ class RegionWeighted(Objective):
     10.1609/aaai.v39i10.33122).
 
     Towards a target, right means not there yet. The authors' code counts t from 0, looks at the random start instead of
-    the clean image, keeps a pixel on the boundary once it has changed, and leaves out those that were wrong and have
-    become right; here pixels enter whichever way they change, and leave when they change back, since the clean image
+    the clean image, keeps a pixel on the boundary once it has changed, and leaves those that were wrong and have become
+    right off it; here pixels enter whichever way they change, and leave when they change back, since the clean image
     and the present one are all that is looked at, in whatever view.
     """
 

@@ -85,8 +85,8 @@ class _Pairs(Function):
 @dataclass(frozen=True, kw_only=True)
 class CopySimilarity(FeatureObjective):
     """Cross-entropy, and a cosine that makes the features of an image's copies alike (the feature similarity of the
-    self-universality attack, SU, Wei et al., CVPR 2023, arXiv 2209.03716; the paper is about targets and takes their
-    logit for the loss, here it is cross-entropy whatever the goal).
+    self-universality attack, SU, Wei et al., CVPR 2023, arXiv 2209.03716; the paper is about targets, and its
+    code takes cross-entropy or their logit for the loss; here it is cross-entropy whatever the goal).
 
     A copy is compared with the one half of the copies further on, whose features are held constant: with an even number
     the gradients of the two add up to that of their cosine. Features are compared where neither view is void.
