@@ -261,13 +261,14 @@ class TwoStage(Objective):
 def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
     """KL(softmax of ``logits`` ‖ softmax of ``clean``) of every pixel, (B, H, W)."""
     log_p, log_q = (_log_probabilities(z) for z in (logits, clean))
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+    # In place, since each is as large as all logits.
+    return log_q.neg_().add_(log_p).mul_(log_p.exp_()).sum(1)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
     # Not torch's, for the reason given at CosPGD.
     shifted = logits - largest(logits)[:, None]
-    return shifted - shifted.exp().sum(1, keepdim=True).log()
+    return shifted.sub_(shifted.exp().sum(1, keepdim=True).log())
 
 
 @dataclass(frozen=True, kw_only=True)
