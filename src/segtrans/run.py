@@ -61,7 +61,7 @@ class View:
 
     @property
     def clean(self) -> "View":
-        """The same view of the clean images, without a gradient."""
+        """The same view of the clean images, without a gradient; it may last, and is not written to."""
         assert self.reference is not None, "an objective that looks at the clean view sets uses_clean"
         return self.reference
 
@@ -184,7 +184,7 @@ class Run:
             raise
         return found.to(images.dtype) if half and isinstance(cast(Any, found), Tensor) else found
 
-    @property
+    @cached_property
     def members(self) -> Sequence["Model"]:
         """The models of an ensemble, or the surrogate alone."""
         return members_of(self.model)
