@@ -363,37 +363,33 @@ class Run:
         return loss
 
     def _view(self, model: "Model", z: Tensor, items: Items) -> View:
-        objective = self.attack.objective
-        images, labels = self._transformed(z, items)
-        logits, features = self._forward(model, images)
-        if objective.uses_logits and self.evaluations == 0:
-            self.check(logits, images)
-        reference = None
+        objective, view = self.attack.objective, self._seen(model, z, items)
         if objective.uses_clean or objective.uses_other:
-            reference = self._reference(model, z, items)
-        return View(labels=labels, logits=logits, features=features, places=items.index, reference=reference)
+            with torch.no_grad():
+                view = replace(view, reference=self._reference(model, z, items))
+        return view
 
     def _reference(self, model: "Model", z: Tensor, items: Items) -> View:
-        """What the objective compares the items' view with, without a gradient."""
+        """What the objective compares the items' view with."""
         if not self.attack.objective.uses_clean:
-            others = replace(items, copy=(items.copy + self._copies // 2) % self._copies)
-            return self._seen(model, z, others, items)
+            return self._seen(model, z, replace(items, copy=(items.copy + self._copies // 2) % self._copies))
         # Where nothing changes it, it is what it was; of images that come in parts all would have to be kept.
         lasting = not self._transforms and not self.attack.backward and len(items) == len(self.x)
         if lasting and id(model) in self._clean:
             return self._clean[id(model)]
-        found = self._seen(model, self.x[items.index], items, items)
+        found = self._seen(model, self.x[items.index], items)
         if lasting:
             self._clean[id(model)] = found
         return found
 
-    def _seen(self, model: "Model", z: Tensor, others: Items, items: Items) -> View:
-        """The view of other items while ``items`` are in hand, without a gradient."""
-        with torch.no_grad():
-            images, labels = self._transformed(z, others)
-            self.shown = others
-            logits, features = self._forward(model, images)
-            self.shown = items
+    def _seen(self, model: "Model", z: Tensor, items: Items) -> View:
+        """What the surrogate makes of ``items``, which need not be those in hand."""
+        images, labels = self._transformed(z, items)
+        in_hand, self.shown = self.shown, items
+        logits, features = self._forward(model, images)
+        self.shown = in_hand
+        if self.attack.objective.uses_logits and self.evaluations == 0:
+            self.check(logits, images)
         return View(labels=labels, logits=logits, features=features, places=items.index)
 
     def _transformed(self, z: Tensor, items: Items, first: int | None = None) -> tuple[Tensor, Tensor]:
